@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from heterotissue.series import Series, SeriesRecord, record_sha256
 from shared.arrays import UInt8
 from shared.computing import prepare
 from shared.contracts.base import Classes
@@ -26,8 +29,9 @@ from shared.imaging.mask_values import Lookup, lookup
 from shared.imaging.masks import Mask
 from shared.imaging.sandboxed_mask import open_mask
 from shared.imaging.tile_images import as_seen, read_image
+from shared.seeds import image_seed
 from shared.settings import Settings
-from shared.storage import Store
+from shared.storage import Store, sha256
 
 
 class Editor:
@@ -64,6 +68,15 @@ class Editor:
         self._check_size(mask)
         self.labels = self._as_seen(mask, model_labels(mask, self.model.record))
         self._given = [self._read_crop(name, path) for name, path in crops]
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What edits of the whole are made from → its SHA-256: the model, and pixels as read."""
+        names = self.model.record.classes.names
+        crops = {f"crop of {names[crop.label]}": crop.pixels for crop in self._given}
+        pixels = {"picture": self.image, "labels": self.labels, **crops}
+        found = {name: sha256(array.tobytes()) for name, array in pixels.items()}
+        return {"weights": record_sha256(self.model.record), **found}
 
     def paint(self, area: Path, border: int, seed: int) -> bytes:
         """Paint the label map into an area, a mask that is not 0 there; return a PNG."""
@@ -118,3 +131,37 @@ class Editor:
     def _png(self, image: UInt8) -> bytes:
         mark = Mark(str(self.model.record.ref), source="compositeWithTrainedAlgorithmicMedia")
         return mark_png(encode_png(image), mark)
+
+
+class VariationsRecord(SeriesRecord):
+    """What variations of a picture are made from: <picture>-variations.json."""
+
+    strength: float = Field(description="see `Editor.redraw`")
+
+
+def draw_variations(
+    editor: Editor, picture: str, n: int, strength: float, seed: int, out: Path
+) -> None:
+    """Write variations of a picture into a folder; those that are there already stay.
+
+    Args:
+        editor: of the picture.
+        picture: the name that the files begin with: <picture>-0000.png, and so on.
+        n: number of variations.
+        strength: see `Editor.redraw`.
+        seed: of the noise of all variations.
+        out: the folder, which may hold other files, too.
+
+    Raises:
+        InputError: the folder holds files of such names that are not these variations; or the
+            picture, its labels and crops do not fit.
+    """
+    record = VariationsRecord(
+        model=str(editor.model.record.ref), n=n, seed=seed, inputs=editor.inputs, strength=strength
+    )
+    names = f"{glob.escape(picture)}-[0-9][0-9][0-9][0-9].png"
+    series = Series(out / f"{picture}-variations.json", record, names)
+    for number in range(n):
+        name = f"{picture}-{number:04d}.png"
+        if series.lacks(name):
+            series.write(name, editor.redraw(strength, image_seed(seed, number)))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass, replace
+import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from heterotissue.series import Series, SeriesRecord, record_sha256
+from shared.contracts.base import Contract, Name
+from shared.contracts.image import MAX_BORDER
 from shared.datasets.edits import edit_crops
 from shared.datasets.field_inputs import find_tissue
 from shared.datasets.region_bank import RegionBank
@@ -22,29 +27,31 @@ from shared.imaging.marks import Mark, mark_png
 from shared.imaging.region_sets import load_region_set
 from shared.seeds import image_seed
 from shared.storage import Store
-from shared.whole_files import write_whole
 
 TRIES = 32
 """Number of places of a lesion, and of windows for it, that are tried."""
 
 
-@dataclass(frozen=True)
-class LesionRule:
-    """Which lesions are painted where.
+class LesionRule(Contract):
+    """Which lesions are painted where."""
 
-    Attributes:
-        tissue: name of the class that is painted.
-        low, high: bounds of a lesion's area / the image's.
-        without: 'slide': only slides without the class receive lesions; 'region': regions
-            without it, of any slide.
-        border: pixels over which a lesion fades into the tissue around it.
-    """
+    tissue: str = Field(description="name of the class that is painted")
+    smallest: float = Field(0.05, ge=0.001, le=0.9, description="least area / the image's")
+    largest: float = Field(0.3, ge=0.001, le=0.9, description="greatest area / the image's")
+    without: Literal["slide", "region"] = Field(
+        "slide",
+        description="slide: only slides without the class receive lesions; region: regions "
+        "without it, of any slide",
+    )
+    border: int = Field(
+        8, ge=0, le=MAX_BORDER, description="pixels over which a lesion fades into its tissue"
+    )
 
-    tissue: str
-    low: float = 0.05
-    high: float = 0.3
-    without: Literal["slide", "region"] = "slide"
-    border: int = 8
+
+class LesionsRecord(LesionRule, SeriesRecord):
+    """What a series of lesions is made from: lesions.json."""
+
+    regions: Name = Field(description="region set")
 
 
 class Lesion(NamedTuple):
@@ -60,6 +67,30 @@ class Lesion(NamedTuple):
     crop_region: str
     seed: int
 
+    @property
+    def files(self) -> list[str]:
+        """Names of its images and their label maps: before/<key>.png and the others."""
+        ends = (".png", ".mask.png")
+        return [f"{kind}/{self.key}{end}" for kind in ("before", "painted") for end in ends]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a lesion is painted, before any image is read.
+
+    Attributes:
+        lesion: the row of lesions.csv.
+        host, donor: numbers of the regions that receive the lesion and give its crop.
+        area: bool (size, size), the pixels of the lesion in the image.
+        rng: draws the crop.
+    """
+
+    lesion: Lesion
+    host: int
+    donor: int
+    area: NDArray[np.bool_]
+    rng: np.random.Generator
+
 
 def draw_lesion(
     tissue: NDArray[np.bool_], share: float, rng: np.random.Generator
@@ -73,13 +104,18 @@ def draw_lesion(
     """
     rows, columns = np.nonzero(tissue)
     chosen = rng.integers(len(rows))
-    down, right = np.ogrid[: tissue.shape[0], : tissue.shape[1]]
-    y, x = down - rows[chosen], right - columns[chosen]
+    row, column = int(rows[chosen]), int(columns[chosen])
     waves, phases = rng.uniform(0, 0.12, 4), rng.uniform(0, 2 * np.pi, 4)
+    radius = np.sqrt(share * tissue.size / np.pi)
+    reach = int(radius * (1 + waves.sum())) + 1
+    top, left = max(0, row - reach), max(0, column - reach)
+    near = np.s_[top : row + reach + 1, left : column + reach + 1]
+    height, width = tissue[near].shape
+    y, x = np.ogrid[top - row : top - row + height, left - column : left - column + width]
     angle = np.arctan2(y, x)
     wave = 1 + sum(waves[n] * np.cos((n + 1) * angle + phases[n]) for n in range(4))
-    radius = np.sqrt(share * tissue.size / np.pi)
-    lesion: NDArray[np.bool_] = (np.hypot(y, x) < radius * wave) & tissue
+    lesion = np.zeros_like(tissue)
+    lesion[near] = (np.hypot(y, x) < radius * wave) & tissue[near]
     return lesion
 
 
@@ -103,10 +139,11 @@ class LesionPainter:
     ) -> None:
         record = model.record
         tissue = find_tissue(rule.tissue, record)
-        rule = replace(rule, tissue=tissue.name)
+        rule = rule.model_copy(update={"tissue": tissue.name})
         self.model, self.rule, self.seed = model, rule, seed
         self.label = tissue.index
-        self.bank = RegionBank(store, load_region_set(store, regions), ("train",), record)
+        self.regions = load_region_set(store, regions)
+        self.bank = RegionBank(store, self.regions, ("train",), record)
         crops = CropRule.of(record.recipe.denoiser, record.classes)
         shares = self.bank.shares[:, self.label]
         shows = shares >= crops.least_area
@@ -125,68 +162,76 @@ class LesionPainter:
             remedy += ", or take --without region" if rule.without == "slide" else ""
             raise InputError(f"no {where} is of a {rule.without} without {rule.tissue!r}: {remedy}")
 
-    def write(self, number: int, out: Path) -> Lesion:
-        """Paint a lesion, and write the image and its label map before and after.
+    def record(self, n: int) -> LesionsRecord:
+        """Return the record of the first `n` lesions."""
+        return LesionsRecord(
+            **self.rule.model_dump(),
+            model=str(self.model.record.ref),
+            regions=self.regions.name,
+            n=n,
+            seed=self.seed,
+            inputs={
+                "weights": record_sha256(self.model.record),
+                "training regions": record_sha256(self.regions),
+            },
+        )
+
+    def choose(self, number: int) -> Place:
+        """Choose the place of a lesion, by label maps alone.
 
         Args:
             number: number of the lesion.
-            out: folder that receives before/<key>.png, painted/<key>.png and their masks.
-
-        Returns:
-            Where the tissue and the lesion are from.
 
         Raises:
             InputError: the regions that may receive the lesion hold too little tissue.
         """
-        record, key = self.model.record, f"{number:06d}"
-        seed = image_seed(self.seed, number)
-        rng = np.random.default_rng(seed)
-        host, (x, y), area = self._choose(rng)
-        region = self.bank.read(host)
-        window = np.s_[y : y + record.size, x : x + record.size]
-        image, before = region.image[window], region.labels[window]
-        after = np.where(area, self.label, before).astype(np.uint8)
-        donor, crop = self._crop(rng)
-        crops = edit_crops(record, image, after, area, [crop], seed)
-        sampler = edit_sampler(self.model, after, crops, seed)
-        painted = mark_png(
-            encode_png(paint(sampler, image, area, self.rule.border)),
-            Mark(str(record.ref), key=key, source="compositeWithTrainedAlgorithmicMedia"),
-        )
-        for kind, png, labels in (
-            ("before", encode_png(image), before), ("painted", painted, after),
-        ):  # fmt: skip
-            (out / kind).mkdir(parents=True, exist_ok=True)
-            write_whole(out / kind / f"{key}.png", png)
-            write_whole(out / kind / f"{key}.mask.png", encode_png(labels))
-        share = round(float(area.mean()), 4)
-        return Lesion(key, self.rule.tissue, share, region.slide, region.key, x, y, donor, seed)
-
-    def _choose(self, rng: np.random.Generator) -> tuple[int, tuple[int, int], NDArray[np.bool_]]:
-        """Choose a region, a window of it, and the area of the lesion in the window."""
         size, rule = self.model.record.size, self.rule
         background = self.model.record.classes.first > 0
+        seed = image_seed(self.seed, number)
+        rng = np.random.default_rng(seed)
         for _ in range(TRIES):
             host = int(self._hosts[rng.integers(len(self._hosts))])
-            labels = self.bank.read(host).labels
+            labels = self.bank.read_labels(host)
             x, y = rng.integers(len(labels) - size + 1, size=2).tolist()
             own = labels[y : y + size, x : x + size]
             tissue = own > 0 if background else np.ones(own.shape, bool)
-            share = rng.uniform(rule.low, rule.high)
-            if tissue.any():
-                area = draw_lesion(tissue, share, rng)
-                if rule.low <= area.mean() <= rule.high:
-                    return host, (x, y), area
+            share = rng.uniform(rule.smallest, rule.largest)
+            if not tissue.any():
+                continue
+            area = draw_lesion(tissue, share, rng)
+            if rule.smallest <= area.mean() <= rule.largest:
+                donor = int(self._donors[rng.integers(len(self._donors))])
+                lesion = Lesion(
+                    f"{number:06d}", rule.tissue, round(float(area.mean()), 4),
+                    str(self.bank.slides[host]), self.bank.keys[host], x, y,
+                    self.bank.keys[donor], seed,
+                )  # fmt: skip
+                return Place(lesion, host, donor, area, rng)
         raise InputError(
-            f"no place for a lesion of {rule.low:.0%} to {rule.high:.0%} of an image was found in "
-            f"{TRIES} tries: allow smaller ones"
+            f"no place for a lesion of {rule.smallest:.0%} to {rule.largest:.0%} of an image was "
+            f"found in {TRIES} tries: allow smaller ones"
         )
 
-    def _crop(self, rng: np.random.Generator) -> tuple[str, Crop]:
-        """Cut a crop of the class out of a region that shows it; return its key, too."""
-        record = self.model.record
+    def paint(self, chosen: Place) -> list[bytes]:
+        """Paint a lesion; return the PNGs of `Lesion.files`."""
+        record, lesion, area = self.model.record, chosen.lesion, chosen.area
+        region = self.bank.read(chosen.host)
+        window = np.s_[lesion.y : lesion.y + record.size, lesion.x : lesion.x + record.size]
+        image, before = region.image[window], region.labels[window]
+        after = np.where(area, self.label, before).astype(np.uint8)
+        crops = edit_crops(record, image, after, area, [self._crop(chosen)], lesion.seed)
+        sampler = edit_sampler(self.model, after, crops, lesion.seed)
+        painted = mark_png(
+            encode_png(paint(sampler, image, area, self.rule.border)),
+            Mark(str(record.ref), key=lesion.key, source="compositeWithTrainedAlgorithmicMedia"),
+        )
+        return [encode_png(image), encode_png(before), painted, encode_png(after)]
+
+    def _crop(self, chosen: Place) -> Crop:
+        """Cut a crop of the class out of the region that gives it."""
+        record, rng = self.model.record, chosen.rng
         rule, size = CropRule.of(record.recipe.denoiser, record.classes), record.size
-        donor = self.bank.read(int(self._donors[rng.integers(len(self._donors))]))
+        donor = self.bank.read(chosen.donor)
         corner = place(donor.labels, self.label, size, rng)
         left, top = corner or (0, 0)
         window = np.s_[top : top + size, left : left + size]
@@ -195,14 +240,28 @@ class LesionPainter:
         )
         if crop is None:
             raise InputError(f"region {donor.key} lacks the {self.rule.tissue!r} of its table")
-        return donor.key, crop
+        return crop
 
 
 def paint_lesions(painter: LesionPainter, n: int, out: Path) -> None:
-    """Write `n` lesions into a folder, and lesions.csv, which says where each is from."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "lesions.csv").open("w", newline="", encoding="utf-8", buffering=1) as file:
-        table = csv.writer(file)
-        table.writerow(Lesion._fields)
-        for number in range(n):
-            table.writerow(painter.write(number, out))
+    """Write `n` lesions into a folder, and lesions.csv, which says where each is from.
+
+    What is there already of the same series stays. A row of the table is written after its images.
+
+    Raises:
+        InputError: the folder holds something else, or a lesion finds no place; then nothing is
+            written.
+    """
+    series = Series(out / "lesions.json", painter.record(n))
+    lesions = [painter.choose(number).lesion for number in range(n)]
+    done = next((number for number in range(n) if series.lacks(*lesions[number].files)), n)
+    table = io.StringIO()
+    csv.writer(table).writerows([Lesion._fields, *lesions[:done]])
+    series.write("lesions.csv", table.getvalue().encode())
+    with (out / "lesions.csv").open("a", newline="", encoding="utf-8", buffering=1) as file:
+        for number, lesion in enumerate(lesions[done:], done):
+            if series.lacks(*lesion.files):
+                images = painter.paint(painter.choose(number))
+                for name, png in zip(lesion.files, images, strict=True):
+                    series.write(name, png)
+            csv.writer(file).writerow(lesion)

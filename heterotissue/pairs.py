@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
+from pydantic import Field
 
+from heterotissue.series import Series, SeriesRecord, record_sha256
 from services.field.crops import choose_crops
 from shared.arrays import UInt8
+from shared.contracts.base import Contract
 from shared.contracts.field import FieldRequest, PlacedCrop
 from shared.contracts.image import GivenCrop
 from shared.contracts.models import ModelRecord
@@ -27,8 +29,7 @@ from shared.imaging.masks import turned
 from shared.imaging.sandboxed_mask import open_mask
 from shared.imaging.sheet import colorize, sheet
 from shared.seeds import image_seed
-from shared.storage import Store
-from shared.whole_files import write_whole
+from shared.storage import Store, sha256
 
 BATCH = 8
 
@@ -98,8 +99,26 @@ def _read_map(path: Path, model: ModelRecord) -> UInt8:
     return turned(table(mask.rows(0, mask.height)), mask.orientation)
 
 
-def name_difference(first: Side, second: Side, model: ModelRecord) -> dict[str, Any]:
-    """Name what differs: the classes with another crop, and how much of the map is what instead.
+class Difference(Contract):
+    """What differs between the images of each pair."""
+
+    crops: tuple[str, ...] = Field(description="classes with another crop")
+    map: dict[str, float] = Field(
+        description="change, such as 'stroma → tumor' → share of the map that it is of"
+    )
+
+
+class PairsRecord(SeriesRecord):
+    """What a series of pairs is made from: pairs.json."""
+
+    derived: ClassVar[frozenset[str]] = frozenset({"difference", "seeds"})
+
+    difference: Difference
+    seeds: tuple[int, ...] = Field(description="seed of each pair")
+
+
+def name_difference(first: Side, second: Side, model: ModelRecord) -> Difference:
+    """Name what differs.
 
     Raises:
         InputError: nothing differs.
@@ -107,9 +126,9 @@ def name_difference(first: Side, second: Side, model: ModelRecord) -> dict[str, 
     names = model.classes.names
     known = {crop.label: crop.pixels for crop in first.crops}
     other = {crop.label: crop.pixels for crop in second.crops}
-    crops = [
+    crops = tuple(
         names[label] for label in sorted(known) if not np.array_equal(known[label], other[label])
-    ]
+    )
     pairs, counts = np.unique(
         np.stack([first.labels, second.labels])[:, first.labels != second.labels],
         axis=1, return_counts=True,
@@ -120,7 +139,7 @@ def name_difference(first: Side, second: Side, model: ModelRecord) -> dict[str, 
     }
     if not crops and not changed:
         raise InputError("both sides of the pairs are the same: give another map or another crop")
-    return {"crops": crops, "map": changed}
+    return Difference(crops=crops, map=changed)
 
 
 def make_pairs(
@@ -131,10 +150,10 @@ def make_pairs(
     seed: int,
     out: Path,
 ) -> None:
-    """Write pairs into a folder.
+    """Write pairs into a folder; those that are there already stay.
 
     <number>-first.png and <number>-second.png are the images, <number>.png shows both, and
-    pairs.json names the difference.
+    pairs.json names the difference. They are made in batches, and a batch is made as a whole.
 
     Args:
         model: makes the images.
@@ -145,20 +164,30 @@ def make_pairs(
         out: the folder.
 
     Raises:
-        InputError: nothing differs.
+        InputError: nothing differs, or the folder holds something else.
     """
     record = model.record
     difference = name_difference(*sides, record)
-    said = [f"another crop of {name}" for name in difference["crops"]]
-    said += [f"{100 * share:.1f} % {change}" for change, share in difference["map"].items()]
+    said = [f"another crop of {name}" for name in difference.crops]
+    said += [f"{100 * share:.1f} % {change}" for change, share in difference.map.items()]
     captions = ["first", "second: " + ", ".join(said)]
     mark = Mark(str(record.ref))
-    out.mkdir(parents=True, exist_ok=True)
     seeds = [image_seed(seed, number) for number in range(n)]
-    facts = {"model": str(record.ref), "difference": difference, "seeds": seeds}
-    write_whole(out / "pairs.json", (json.dumps(facts, indent=1) + "\n").encode())
+    facts = PairsRecord(
+        model=str(record.ref),
+        n=n,
+        seed=seed,
+        inputs={"weights": record_sha256(record), **_inputs(sides, record)},
+        difference=difference,
+        seeds=tuple(seeds),
+    )
+    series = Series(out / "pairs.json", facts)
     for start in range(0, n, BATCH):
         own = seeds[start : start + BATCH]
+        names = [f"{number:04d}" for number in range(start, start + len(own))]
+        ends = (".png", "-first.png", "-second.png")
+        if not series.lacks(*(f"{name}{end}" for name in names for end in ends)):
+            continue
         made = [
             model.generate(
                 np.stack([side.labels] * len(own)),
@@ -168,14 +197,24 @@ def make_pairs(
             )
             for side in sides
         ]
-        for number, images in enumerate(zip(*made, strict=True), start):
+        for name, first, second in zip(names, *made, strict=True):
             maps = [colorize(side.labels, record.classes.colors) for side in sides]
-            both = sheet([list(row) for row in zip(maps, images, strict=True)], captions)
-            _write(out / f"{number:04d}.png", both, mark)
-            for name, image in zip(("first", "second"), images, strict=True):
-                _write(out / f"{number:04d}-{name}.png", image, mark)
+            both = sheet([list(row) for row in zip(maps, (first, second), strict=True)], captions)
+            for end, image in zip(ends, (both, first, second), strict=True):
+                series.write(f"{name}{end}", mark_png(encode_png(image), mark))
     for name, side in zip(("first", "second"), sides, strict=True):
-        write_whole(out / f"{name}.mask.png", encode_png(side.labels))
+        series.write(f"{name}.mask.png", encode_png(side.labels))
+
+
+def _inputs(sides: tuple[Side, Side], model: ModelRecord) -> dict[str, str]:
+    """Return the SHA-256 of the pixels of the maps and crops of both sides, by their names."""
+    found = {}
+    for which, side in zip(("first", "second"), sides, strict=True):
+        found[f"map of the {which} images"] = sha256(side.labels.tobytes())
+        for crop in side.crops:
+            name = model.classes.names[crop.label]
+            found[f"crop of {name} of the {which} images"] = sha256(crop.pixels.tobytes())
+    return found
 
 
 def _placed(side: Side, seed: int) -> list[Crop]:
@@ -185,7 +224,3 @@ def _placed(side: Side, seed: int) -> list[Crop]:
         for crop in side.crops
     )
     return [crop for crop in placed if crop is not None]
-
-
-def _write(path: Path, image: UInt8, mark: Mark) -> None:
-    write_whole(path, mark_png(encode_png(image), mark))

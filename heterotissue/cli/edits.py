@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,10 +12,10 @@ from heterotissue.cli.fields import put_crops, split_crop
 from heterotissue.cli.options import ModelOption, SeedOption, StoreOption, example
 from heterotissue.progress import say, working
 from heterotissue.running import Target
-from shared.contracts.image import RESTAINING, STRENGTH
+from shared.contracts.image import RESTAINING, STRENGTH, Edit
+from shared.contracts.synthesize import SamplingChoice
 from shared.errors import InputError
 from shared.models import find_version, read_model
-from shared.seeds import image_seed
 from shared.whole_files import write_whole
 
 if TYPE_CHECKING:
@@ -41,6 +40,12 @@ OwnCropOption = Annotated[
         "--crop",
         help="<class>=<picture>, a square of its tissue (repeatable); default: cut from the "
         "picture.",
+    ),
+]
+StrengthOption = Annotated[
+    float,
+    typer.Option(
+        "--strength", help="From 0, where little changes, to 1, where nothing of it is left."
     ),
 ]
 
@@ -77,11 +82,9 @@ def restain(
     labels: MapOption,
     crop: OwnCropOption = None,
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("restained.png"),
-    strength: Annotated[
-        float, typer.Option(min=0, max=1, help="0: little changes; 1: nothing of it is left.")
-    ] = STRENGTH,
+    strength: StrengthOption = STRENGTH,
     staining: Annotated[
-        float, typer.Option(min=0, max=1, help="Strength of matching the staining of the crops.")
+        float, typer.Option(help="Strength of matching the staining of the crops, 0 to 1.")
     ] = RESTAINING,
     seed: SeedOption = 0,
     store: StoreOption = None,
@@ -89,6 +92,8 @@ def restain(
     """Stain a picture as other crops are; its cells and its labels stay."""
     if not crop:
         raise InputError("give the wanted appearance: --crop <class>=<picture>")
+    Edit(image=str(image), restain=True, strength=strength)  # both state the bounds
+    SamplingChoice(staining=staining)
     check_out([out], [image, labels, *_paths(crop)])
     editor = _editor(store, model, image, labels, crop)
     with working("re-staining"):
@@ -103,25 +108,21 @@ def vary(
     n: Annotated[int, typer.Option("--n", min=1, max=1000, help="Number of variations.")] = 20,
     out: Annotated[Path, typer.Option(help="Folder that receives them.")] = Path("variations"),
     crop: OwnCropOption = None,
-    strength: Annotated[
-        float, typer.Option(min=0, max=1, help="0: little changes; 1: nothing of it is left.")
-    ] = STRENGTH,
+    strength: StrengthOption = STRENGTH,
     seed: SeedOption = 0,
     store: StoreOption = None,
 ) -> None:
-    """Draw variations of a picture with the same labels."""
-    files = [out / f"{image.stem}-{number:04d}.png" for number in range(n)]
-    check_out(files, [image, labels, *_paths(crop)])
-    if older := set(out.glob(f"{glob.escape(image.stem)}-[0-9][0-9][0-9][0-9].png")) - {*files}:
-        raise InputError(
-            f"{out} holds {len(older)} more variations of {image.stem}, such as {min(older).name}: "
-            "remove them, or give another --out"
-        )
+    """Draw variations of a picture with the same labels.
+
+    If it is interrupted, the same command goes on; with a larger --n it adds variations.
+    """
+    from heterotissue.edits import draw_variations
+
+    Edit(image=str(image), strength=strength)  # it states the bounds
     editor = _editor(store, model, image, labels, crop)
     with working("drawing"):
-        for number, file in enumerate(files):
-            _write(file, editor.redraw(strength, image_seed(seed, number)), quiet=True)
-    say(f"variations: {out} ({n} pictures)")
+        draw_variations(editor, image.stem, n, strength, seed, out)
+    say(f"variations: {out} ({n} picture{'s' * (n > 1)})")
 
 
 @app.command(
@@ -143,12 +144,14 @@ def pairs(
     seed: SeedOption = 0,
     store: StoreOption = None,
 ) -> None:
-    """Make pairs of images from the same noise that differ in a map or in crops alone."""
+    """Make pairs of images from the same noise that differ in a map or in crops alone.
+
+    If it is interrupted, the same command goes on; with a larger --n it adds pairs.
+    """
     from heterotissue.pairs import make_pairs, read_sides
     from shared.device import choose_device
     from shared.diffusion.model_store import load_model
 
-    check_new(out)
     target = Target.of(store, "")
     record = read_model(target.store, find_version(target.store, model))
     given = put_crops(target.store, crop or [], record)
@@ -157,7 +160,7 @@ def pairs(
     loaded = load_model(target.store, record.ref, choose_device(target.config.device))
     with working("drawing"):
         make_pairs(loaded, sides, record.recipe.sampling, n, seed, out)
-    say(f"pairs: {out} ({n} of them)")
+    say(f"pairs: {out} ({n} pair{'s' * (n > 1)})")
 
 
 @app.command(epilog=example("htd lesions --model lung --tissue tumor --n 200 --out lesions"))
@@ -174,10 +177,10 @@ def lesions(
         typer.Option(help="What lacks the class where lesions are painted."),
     ] = "slide",
     smallest: Annotated[
-        float, typer.Option(min=0.001, max=0.9, help="Smallest lesion, as a share of the image.")
+        float, typer.Option(help="Smallest lesion, as a share of the image, from 0.001.")
     ] = 0.05,
     largest: Annotated[
-        float, typer.Option(min=0.001, max=0.9, help="Largest lesion, as a share of the image.")
+        float, typer.Option(help="Largest lesion, as a share of the image, up to 0.9.")
     ] = 0.3,
     border: Annotated[
         int, typer.Option(min=0, max=64, help="Pixels over which new tissue fades into the old.")
@@ -185,23 +188,27 @@ def lesions(
     seed: SeedOption = 0,
     store: StoreOption = None,
 ) -> None:
-    """Paint lesions into tissue of slides without them, with labels, and keep the unpainted."""
+    """Paint lesions into tissue of slides without them, with labels, and keep the unpainted.
+
+    If it is interrupted, the same command goes on; with a larger --n it adds images.
+    """
     from heterotissue.lesions import LesionPainter, LesionRule, paint_lesions
     from shared.device import choose_device
     from shared.diffusion.model_store import load_model
 
+    rule = LesionRule(
+        tissue=tissue, smallest=smallest, largest=largest, without=without, border=border
+    )
     if smallest > largest:
         raise InputError(f"--smallest {smallest} is larger than --largest {largest}")
-    check_new(out)
     target = Target.of(store, "")
     ref = find_version(target.store, model)
     loaded = load_model(target.store, ref, choose_device(target.config.device))
-    rule = LesionRule(tissue, smallest, largest, without, border)
     name = regions or loaded.record.regions
     painter = LesionPainter(target.store, loaded, name, rule, seed)
     with working("painting"):
         paint_lesions(painter, n, out)
-    say(f"lesions: {out} ({n} images, each before and after)")
+    say(f"lesions: {out} ({n} image{'s' * (n > 1)}, each before and after)")
 
 
 def _editor(
@@ -213,12 +220,6 @@ def _editor(
     crops = [(tissue, Path(path)) for tissue, path in map(split_crop, crop or [])]
     ref = find_version(target.store, model)
     return Editor(target.store, ref, target.config, image, labels, crops)
-
-
-def check_new(folder: Path) -> None:
-    """Raise `InputError` if a folder holds anything, so that no table is beside others' images."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"--out {folder} is not empty: choose another folder, or empty it")
 
 
 def check_out(files: Iterable[Path], inputs: Iterable[Path]) -> None:
@@ -246,8 +247,7 @@ def _paths(items: list[str] | None) -> list[Path]:
     return [Path(split_crop(item)[1]) for item in items or []]
 
 
-def _write(path: Path, png: bytes, *, quiet: bool = False) -> None:
+def _write(path: Path, png: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, png)
-    if not quiet:
-        say(f"picture: {path}")
+    say(f"picture: {path}")
