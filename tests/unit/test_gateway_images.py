@@ -28,16 +28,11 @@ from services.gateway.api.limits import Limits
 from services.gateway.api.problems import ProblemError
 from shared.contracts.deploy import Deployment, deployment_key
 from shared.contracts.field_bodies import FieldBody
-from shared.contracts.image import GivenCrop
-from shared.contracts.models import ModelRef
 from shared.contracts.regions import RegionSet, region_set_key, region_tar_key
-from shared.datasets.given_crops import read_crop
-from shared.errors import InputError
 from shared.imaging import sandboxed_mask
 from shared.imaging.codec import decode_png, encode_png
 from shared.imaging.marks import Mark, parse_mark
 from shared.imaging.region_sets import pack_regions
-from shared.models import read_model
 from shared.queue.sweeping import sweep
 from shared.queue.tenants import tenant_ledger
 from shared.storage import DirectoryStore, sha256
@@ -173,35 +168,6 @@ def test_crops_are_cut_from_sets_of_ready_tiles(gateway: Gateway) -> None:
     job = answer.headers["Location"].rpartition("/")[2]
     status = gateway.work(job)
     assert status.state == "done", status.failed
-
-
-@pytest.mark.parametrize("path", ["/v1/images", "/v1/edits", "/v1/fields"])
-def test_crops_of_regions_that_do_not_fit_the_model_are_refused(
-    gateway: Gateway, path: str
-) -> None:
-    store = gateway.resources.root
-    record = store.get_model(region_set_key("toy"), RegionSet)
-    rule = record.rule.model_copy(update={"mpp": 3.0})
-    store.put_json(region_set_key("coarse"), record.model_copy(update={"rule": rule}))
-    given = body(crops=[{"tissue": "tumor", "regions": "coarse", "region": "slide-a_0_0"}])
-    if path == "/v1/edits":
-        picture = text(encode_png(np.full((32, 32, 3), 200, np.uint8)))
-        given |= {"action": "restain", "image": picture}
-    if path == "/v1/fields":
-        given = {name: given[name] for name in ("model", "labels", "crops")} | {"field": "f"}
-    answer = gateway.client.post(path, json=given, headers=NOW)
-    assert answer.status_code == 422, answer.text
-    assert "are at 3.0 µm per pixel, the model at 0.5" in answer.json()["detail"]
-    assert answer.json()["errors"][0]["pointer"] == "#/crops/0"
-
-
-def test_workers_check_the_regions_of_crops_too(gateway: Gateway) -> None:
-    store = gateway.resources.root
-    model = read_model(store, ModelRef("toy"))
-    large = model.model_copy(update={"size": 128})
-    cut = GivenCrop(label=2, regions="toy", region="slide-a_0_0")
-    with pytest.raises(InputError, match="are 64 px, smaller than the model's 128 px"):
-        read_crop(store, cut, large, np.random.default_rng(0))
 
 
 def test_what_only_the_worker_sees_is_told(gateway: Gateway) -> None:
