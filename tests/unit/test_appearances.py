@@ -143,7 +143,7 @@ def test_crops_of_places_are_checked_together(store: DirectoryStore) -> None:
     assert [(own.at, own.label) for own, _ in chosen] == [
         (LEFT, 1), (LEFT, 2), (RIGHT, 1), (RIGHT, 2),
     ]  # fmt: skip
-    with pytest.raises(InputError, match="the label map holds tumor: give a crop of each"):
+    with pytest.raises(InputError, match="no crop is given of 'tumor'"):
         choose_crops(
             store, request((stroma, LEFT), (tumor, LEFT), (stroma, RIGHT)), model, [0, 1, 2]
         )
