@@ -12,7 +12,7 @@ from heterotissue.cli.fields import put_crops, split_crop
 from heterotissue.cli.options import ModelOption, SeedOption, StoreOption, example
 from heterotissue.progress import say, working
 from heterotissue.running import Target
-from shared.contracts.image import RESTAINING, STRENGTH, Edit
+from shared.contracts.image import MAX_BORDER, RESTAINING, STRENGTH, Edit
 from shared.contracts.synthesize import SamplingChoice
 from shared.errors import InputError
 from shared.models import find_version, read_model
@@ -42,6 +42,12 @@ OwnCropOption = Annotated[
         "picture.",
     ),
 ]
+BorderOption = Annotated[
+    int,
+    typer.Option(
+        "--border", min=0, max=MAX_BORDER, help="Pixels over which new tissue fades into the old."
+    ),
+]
 StrengthOption = Annotated[
     float,
     typer.Option(
@@ -60,9 +66,7 @@ def edit(
     area: Annotated[Path, typer.Option(help="Mask that is not 0 where the picture is painted.")],
     out: Annotated[Path, typer.Option(help="PNG to write.")],
     crop: OwnCropOption = None,
-    border: Annotated[
-        int, typer.Option(min=0, max=64, help="Pixels over which new tissue fades into the old.")
-    ] = 8,
+    border: BorderOption = 8,
     seed: SeedOption = 0,
     store: StoreOption = None,
 ) -> None:
@@ -182,9 +186,7 @@ def lesions(
     largest: Annotated[
         float, typer.Option(help="Largest lesion, as a share of the image, up to 0.9.")
     ] = 0.3,
-    border: Annotated[
-        int, typer.Option(min=0, max=64, help="Pixels over which new tissue fades into the old.")
-    ] = 8,
+    border: BorderOption = 8,
     seed: SeedOption = 0,
     store: StoreOption = None,
 ) -> None:
