@@ -31,7 +31,7 @@ SIZE = 128
 def split_fields(folder: Path, out: Path, seed: int) -> dict[str, int]:
     """Copy two fields in three to <out>/train/, the others to <out>/test/; return their numbers."""
     masks = sorted(folder.glob("*.mask.png"))
-    count = round(len(masks) * 2 / 3)
+    count = len(masks) * 2 // 3
     shutil.rmtree(out, ignore_errors=True)
     for place, number in enumerate(np.random.default_rng(seed).permutation(len(masks))):
         target = out / ("train" if place < count else "test")
@@ -56,6 +56,7 @@ def main() -> None:
     figures: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat()}
     kinds = (TrainingSet.REAL, TrainingSet.SYNTHETIC, TrainingSet.REAL_AND_SYNTHETIC)
     scores: dict[TrainingSet, list[float]] = {kind: [] for kind in kinds}
+    classes: dict[TrainingSet, list[dict[str, float | None]]] = {kind: [] for kind in kinds}
     for seed in range(given.splits):
         part = given.out / f"split-{seed}"
         figures["fields"] = split_fields(given.folder, part / "fields", seed)
@@ -74,9 +75,12 @@ def main() -> None:
         report = Report.model_validate_json(file.read_text())
         for kind in kinds:
             scores[kind].append(mean_iou(report, kind))
-        print(json.dumps(scores), flush=True)
+            found = report.segmentation[kind]
+            classes[kind].append(found.iou if found else {})
+        print(json.dumps({"scores": scores, "classes": classes}), flush=True)
     pairs = zip(scores[TrainingSet.REAL_AND_SYNTHETIC], scores[TrainingSet.REAL], strict=True)
-    figures |= {"scores": scores, "gain": spread([both - real for both, real in pairs])}
+    gain = spread([both - real for both, real in pairs])
+    figures |= {"scores": scores, "classes": classes, "gain": gain}
     text = json.dumps(figures, indent=1)
     (given.out / "few_fields.json").write_text(text + "\n", encoding="utf-8")
     print(text)

@@ -159,9 +159,14 @@ def draw_variations(
     record = VariationsRecord(
         model=str(editor.model.record.ref), n=n, seed=seed, inputs=editor.inputs, strength=strength
     )
-    names = f"{glob.escape(picture)}-[0-9][0-9][0-9][0-9].png"
-    series = Series(out / f"{picture}-variations.json", record, names)
+
+    def name_of(number: int) -> str:
+        return f"{picture}-{number:04d}.png"
+
+    others = f"{glob.escape(picture)}-[0-9][0-9][0-9][0-9].png"
+    series = Series(
+        out / f"{picture}-variations.json", record, lambda number: [name_of(number)], others
+    )
     for number in range(n):
-        name = f"{picture}-{number:04d}.png"
-        if series.lacks(name):
-            series.write(name, editor.redraw(strength, image_seed(seed, number)))
+        if series.lacks(number):
+            series.write(name_of(number), editor.redraw(strength, image_seed(seed, number)))

@@ -67,11 +67,16 @@ class Lesion(NamedTuple):
     crop_region: str
     seed: int
 
-    @property
-    def files(self) -> list[str]:
-        """Names of its images and their label maps: before/<key>.png and the others."""
-        ends = (".png", ".mask.png")
-        return [f"{kind}/{self.key}{end}" for kind in ("before", "painted") for end in ends]
+
+def lesion_key(number: int) -> str:
+    """Return the key of a lesion."""
+    return f"{number:06d}"
+
+
+def lesion_files(number: int) -> list[str]:
+    """Return the names of its images and their label maps: before/<key>.png and the others."""
+    key, ends = lesion_key(number), (".png", ".mask.png")
+    return [f"{kind}/{key}{end}" for kind in ("before", "painted") for end in ends]
 
 
 @dataclass(frozen=True)
@@ -202,7 +207,7 @@ class LesionPainter:
             if rule.smallest <= area.mean() <= rule.largest:
                 donor = int(self._donors[rng.integers(len(self._donors))])
                 lesion = Lesion(
-                    f"{number:06d}", rule.tissue, round(float(area.mean()), 4),
+                    lesion_key(number), rule.tissue, round(float(area.mean()), 4),
                     str(self.bank.slides[host]), self.bank.keys[host], x, y,
                     self.bank.keys[donor], seed,
                 )  # fmt: skip
@@ -213,7 +218,7 @@ class LesionPainter:
         )
 
     def paint(self, chosen: Place) -> list[bytes]:
-        """Paint a lesion; return the PNGs of `Lesion.files`."""
+        """Paint a lesion; return the PNGs of `lesion_files`."""
         record, lesion, area = self.model.record, chosen.lesion, chosen.area
         region = self.bank.read(chosen.host)
         window = np.s_[lesion.y : lesion.y + record.size, lesion.x : lesion.x + record.size]
@@ -252,16 +257,16 @@ def paint_lesions(painter: LesionPainter, n: int, out: Path) -> None:
         InputError: the folder holds something else, or a lesion finds no place; then nothing is
             written.
     """
-    series = Series(out / "lesions.json", painter.record(n))
+    series = Series(out / "lesions.json", painter.record(n), lesion_files)
     lesions = [painter.choose(number).lesion for number in range(n)]
-    done = next((number for number in range(n) if series.lacks(*lesions[number].files)), n)
+    done = next((number for number in range(n) if series.lacks(number)), n)
     table = io.StringIO()
     csv.writer(table).writerows([Lesion._fields, *lesions[:done]])
     series.write("lesions.csv", table.getvalue().encode())
     with (out / "lesions.csv").open("a", newline="", encoding="utf-8", buffering=1) as file:
         for number, lesion in enumerate(lesions[done:], done):
-            if series.lacks(*lesion.files):
+            if series.lacks(number):
                 images = painter.paint(painter.choose(number))
-                for name, png in zip(lesion.files, images, strict=True):
+                for name, png in zip(lesion_files(number), images, strict=True):
                     series.write(name, png)
             csv.writer(file).writerow(lesion)

@@ -142,6 +142,11 @@ def name_difference(first: Side, second: Side, model: ModelRecord) -> Difference
     return Difference(crops=crops, map=changed)
 
 
+def pair_files(number: int) -> list[str]:
+    """Return the names of the image of a pair, and of its first and second image."""
+    return [f"{number:04d}{end}.png" for end in ("", "-first", "-second")]
+
+
 def make_pairs(
     model: LoadedModel,
     sides: tuple[Side, Side],
@@ -181,12 +186,11 @@ def make_pairs(
         difference=difference,
         seeds=tuple(seeds),
     )
-    series = Series(out / "pairs.json", facts)
+    series = Series(out / "pairs.json", facts, pair_files)
     for start in range(0, n, BATCH):
         own = seeds[start : start + BATCH]
-        names = [f"{number:04d}" for number in range(start, start + len(own))]
-        ends = (".png", "-first.png", "-second.png")
-        if not series.lacks(*(f"{name}{end}" for name in names for end in ends)):
+        numbers = range(start, start + len(own))
+        if not any(map(series.lacks, numbers)):
             continue
         made = [
             model.generate(
@@ -197,11 +201,11 @@ def make_pairs(
             )
             for side in sides
         ]
-        for name, first, second in zip(names, *made, strict=True):
+        for number, first, second in zip(numbers, *made, strict=True):
             maps = [colorize(side.labels, record.classes.colors) for side in sides]
             both = sheet([list(row) for row in zip(maps, (first, second), strict=True)], captions)
-            for end, image in zip(ends, (both, first, second), strict=True):
-                series.write(f"{name}{end}", mark_png(encode_png(image), mark))
+            for name, image in zip(pair_files(number), (both, first, second), strict=True):
+                series.write(name, mark_png(encode_png(image), mark))
     for name, side in zip(("first", "second"), sides, strict=True):
         series.write(f"{name}.mask.png", encode_png(side.labels))
 

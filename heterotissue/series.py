@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
@@ -37,15 +38,18 @@ class Series:
     Args:
         path: the file of the record, in the folder of the images.
         record: what the images are made from. It is written before the first of them.
+        files: number of an image or pair → its files, by their names in the folder.
         names: pattern of the names that nothing else in the folder may have.
 
     Raises:
         InputError: the folder holds something of that name without a record, or the record of
-            another request, or of more images.
+            another request, or of more images, or files in the place of images to be added.
     """
 
-    def __init__(self, path: Path, record: SeriesRecord, names: str = "*") -> None:
-        self.folder, self._path, self._record = path.parent, path, record
+    def __init__(
+        self, path: Path, record: SeriesRecord, files: Callable[[int], list[str]], names: str = "*"
+    ) -> None:
+        self.folder, self._path, self._record, self._files = path.parent, path, record, files
         self._begun = False
         if path.exists():
             self._check_same()
@@ -54,9 +58,9 @@ class Series:
         elif self.folder.exists():
             raise InputError(f"--out {self.folder} is a file: give a folder")
 
-    def lacks(self, *names: str) -> bool:
-        """Whether one of these files is still to be made."""
-        return not all((self.folder / name).exists() for name in names)
+    def lacks(self, number: int) -> bool:
+        """Whether a file of this image or pair is still to be made."""
+        return not all((self.folder / name).exists() for name in self._files(number))
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file of the series.
@@ -87,6 +91,13 @@ class Series:
                 f"--out {self.folder} holds images of another request, which differs in "
                 f"{', '.join(differing)}: repeat that request, or choose another folder"
             )
+        added = chain.from_iterable(map(self._files, range(old.n, self._record.n)))
+        for name in added:
+            if (self.folder / name).exists():
+                raise InputError(
+                    f"--out {self.folder} holds {name}, which was not made by this command: "
+                    f"{self._path.name} says --n {old.n}; move it, or choose another folder"
+                )
 
     def _check_free(self, names: str) -> None:
         part = self._path.with_name(f"{self._path.name}.part")  # of a record that was cut off

@@ -200,6 +200,29 @@ def test_variations_replace_no_file_of_others(run: Run, capsys: pytest.CaptureFi
     assert "variations: . (1 picture)" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("lesions", "before/000001.mask.png"),
+        ("pairs", "0001-second.png"),
+        ("vary", "a-0001.png"),
+    ],
+)
+def test_a_file_in_the_place_of_an_image_to_be_added_is_not_taken_for_it(
+    run: Run, capsys: pytest.CaptureFixture[str], name: str, file: str
+) -> None:
+    assert run(name, "--n", "1", "--out", "made") == 0
+    strange = Path("made", file)
+    strange.write_bytes(Path("crop.png").read_bytes())
+    made = content("made")
+    assert run(name, "--n", "2", "--out", "made") == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert f"--out made holds {file}, which was not made by this command" in message
+    assert content("made") == made
+    strange.unlink()
+    assert run(name, "--n", "2", "--out", "made") == 0
+
+
 @pytest.mark.parametrize("name", ["lesions", "pairs"])
 def test_a_folder_of_other_files_is_refused(
     run: Run, capsys: pytest.CaptureFixture[str], name: str
