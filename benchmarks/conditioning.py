@@ -54,7 +54,7 @@ def measure(target: Target, model: str, images: int) -> Report:
     """Make a model's dataset under each condition, and measure them against the val split."""
     rows = {row: f"{model}-{row}" for row in ROWS}
     for row, dataset in rows.items():
-        run_or_fail(target, counterparts(dataset, ModelRef(model), "val", images, row))
+        run_or_fail(target, counterparts(dataset, ModelRef(model, "1"), "val", images, row))
     run_or_fail(
         target,
         EvaluateRequest(

@@ -32,6 +32,7 @@ from shared.jobs import (
 )
 from shared.jobs.markers import markers_of
 from shared.jobs.reuse import keeping
+from shared.models import pinned
 from shared.settings import Settings
 from shared.storage import ObjectNotFoundError, OverlayStore, Store
 
@@ -72,6 +73,7 @@ def dry_run(
         InputError: the request would be refused.
     """
     prepare(config.threads)  # before torch is imported
+    request = pinned(store, request)
     ledger, plain = Ledger(store), request.model_dump(mode="json")
     job = ledger.submit(request, fresh=fresh, replace=replace)
     say(f"{request.stage}: dry run of '{name_of(request.stage, plain)}'; nothing is written")

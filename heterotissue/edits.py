@@ -13,10 +13,9 @@ from pydantic import Field
 from heterotissue.series import Series, SeriesRecord, record_sha256
 from shared.arrays import UInt8
 from shared.computing import prepare
-from shared.contracts.base import Classes
 from shared.contracts.models import ModelRef
 from shared.datasets.edits import check_edit, edit_crops
-from shared.datasets.field_inputs import check_crop, find_tissue, model_labels
+from shared.datasets.field_inputs import area_labels, check_crop, find_tissue, model_labels
 from shared.device import choose_device
 from shared.diffusion.crops import Crop
 from shared.diffusion.editing import edit_sampler, paint, redraw, restain
@@ -25,7 +24,7 @@ from shared.diffusion.model_store import LoadedModel, load_model
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
 from shared.imaging.marks import Mark, mark_png
-from shared.imaging.mask_values import Lookup, lookup
+from shared.imaging.mask_values import Lookup
 from shared.imaging.masks import Mask
 from shared.imaging.sandboxed_mask import open_mask
 from shared.imaging.tile_images import as_seen, read_image
@@ -91,7 +90,7 @@ class Editor:
         """
         mask = open_mask(path)
         self._check_size(mask)
-        return self._as_seen(mask, lookup(mask, Classes.of("area"), {}, foreground=1)) > 0
+        return self._as_seen(mask, area_labels(mask)) > 0
 
     def redraw(self, strength: float, seed: int) -> bytes:
         """Draw the picture again from time `strength` on; return a PNG."""

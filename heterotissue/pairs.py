@@ -18,14 +18,13 @@ from shared.contracts.field import FieldRequest, PlacedCrop
 from shared.contracts.image import GivenCrop
 from shared.contracts.models import ModelRecord
 from shared.contracts.sampling import Sampling
-from shared.datasets.field_inputs import model_labels
+from shared.datasets.field_inputs import read_labels
 from shared.datasets.given_crops import read_crop
 from shared.diffusion.crops import Crop, move_crop
 from shared.diffusion.model_store import LoadedModel
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
 from shared.imaging.marks import Mark, mark_png
-from shared.imaging.masks import turned
 from shared.imaging.sandboxed_mask import open_mask
 from shared.imaging.sheet import colorize, sheet
 from shared.seeds import image_seed
@@ -95,8 +94,7 @@ def _read_map(path: Path, model: ModelRecord) -> UInt8:
             f"{path.name} is {mask.width}×{mask.height} px: give one of {model.size}×{model.size} "
             f"px, the size of {model.ref}"
         )
-    table = model_labels(mask, model)
-    return turned(table(mask.rows(0, mask.height)), mask.orientation)
+    return read_labels(mask, model)
 
 
 class Difference(Contract):

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import re
+from typing import TypeVar
 
-from shared.contracts.models import EBHI_SEG, ModelRecord, ModelRef, WeightsOrigin
+from shared.contracts.base import Contract
+from shared.contracts.models import (
+    EBHI_SEG,
+    NEWEST,
+    ModelChoice,
+    ModelRecord,
+    ModelRef,
+    WeightsOrigin,
+)
 from shared.contracts.recipe import EMBEDDED_VAE
 from shared.contracts.train import PACKAGED
 from shared.errors import InputError, quoted
 from shared.storage import ObjectNotFoundError, Store
+
+T = TypeVar("T", bound=Contract)
 
 
 def read_model(store: Store, ref: ModelRef) -> ModelRecord:
@@ -39,6 +50,17 @@ def find_version(store: Store, text: str) -> ModelRef:
         f"{store.url} holds no model {quoted(name)}: "
         + (f"it holds {', '.join(models)}" if models else "it has no models yet (htd train)")
     )
+
+
+def pinned(store: Store, request: T) -> T:
+    """Return a request for the newest version of a model with the number of that version.
+
+    Raises:
+        InputError: the store has no such model.
+    """
+    if not isinstance(request, ModelChoice) or request.version != NEWEST:
+        return request
+    return request.model_copy(update={"version": find_version(store, request.model).version})
 
 
 def check_layouts(model: ModelRecord) -> None:

@@ -50,7 +50,7 @@ PARTS: tuple[Part, ...] = ("denoiser", "vae_decoder")
 
 def publish(store: Store, pipeline: HeteroTissuePipeline, recipe: Recipe) -> ModelRecord:
     """Put the networks into a store as version 1 of the model `day`."""
-    ref, digests = ModelRef("day"), {}
+    ref, digests = ModelRef("day", "1"), {}
     with tempfile.TemporaryDirectory() as name:
         pipeline.save_pretrained(name, safe_serialization=True)
         for path in sorted(path for path in Path(name).rglob("*") if path.is_file()):

@@ -268,13 +268,11 @@ class Client:
         """List all versions of all models."""
         yield from self._http.items("/v1/models", ModelPage)
 
-    def model(self, model: str, version: str = "1") -> ModelInfo:
+    def model(self, model: str, version: str) -> ModelInfo:
         """Return a model version's record, and whether Triton serves it."""
         return self._http.get(f"/v1/models/{model}/{version}", ModelInfo)
 
-    def deploy_model(
-        self, model: str, version: str = "1", body: DeployBody | None = None
-    ) -> JobStatus:
+    def deploy_model(self, model: str, version: str, body: DeployBody | None = None) -> JobStatus:
         """Load a version on Triton. To go back, deploy an older version again."""
         place = f"/v1/models/{model}/{version}/deploy"
         return self._http.post(place, JobStatus, body or DeployBody())

@@ -111,6 +111,8 @@ class FieldStage(Stage[FieldRequest]):
             if "step" in arguments:
                 step = arguments["step"]
                 span = work.sampler.span(step, top, bottom)
+                if span[0] == span[1]:  # a low last strip, whose windows all begin above it
+                    return {}
                 given = work.read(step, arguments["height"], *work.sampler.reach(step, *span))
                 work.write(step + 1, top, work.sampler.advance(step, given, *span))
                 return {}

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from shared.contracts.base import Contract, Name, Request
-from shared.contracts.models import ModelRef
+from shared.contracts.models import ModelChoice
 
 Engine = Literal["pytorch", "tensorrt"]
 
@@ -33,19 +33,12 @@ class DeployBody(Contract):
         return self
 
 
-class DeployRequest(DeployBody, Request):
+class DeployRequest(ModelChoice, DeployBody, Request):
     """Serve a model version on Triton; running requests finish on the previous deployment."""
 
     stage: ClassVar[str] = "deploy"
 
-    model: Name
-    version: Name = "1"
     number: int = Field(ge=1, description="number of the deployment: one more than the last")
-
-    @property
-    def model_ref(self) -> ModelRef:
-        """The requested model version."""
-        return ModelRef(self.model, self.version)
 
     def inputs(self) -> list[str]:
         return [self.model_ref.key]

@@ -21,7 +21,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from shared.contracts.base import Classes, Contract, FileName, Name, Request, Seed
 from shared.contracts.image import GivenCrop
-from shared.contracts.models import ModelRef, WeightsOrigin
+from shared.contracts.models import ModelChoice, WeightsOrigin
 from shared.contracts.regions import region_set_key
 from shared.contracts.sampling import Sampling
 from shared.contracts.synthesize import SamplingChoice, own_regions
@@ -95,15 +95,13 @@ class PlacedCrop(GivenCrop):
     at: CropPlace = None
 
 
-class FieldRequest(SamplingChoice, Request):
+class FieldRequest(ModelChoice, SamplingChoice, Request):
     """Make one image of any size from a label map and a crop of each class."""
 
     stage: ClassVar[str] = "field"
     scratch: ClassVar[tuple[str, ...]] = (WORK,)
 
     field: FieldName
-    model: Name
-    version: Name = "1"
     labels: FileName | None = Field(
         None,
         description="key of the label map: a label map of a slide, or an uploaded one, with the "
@@ -143,11 +141,6 @@ class FieldRequest(SamplingChoice, Request):
     def _few_appearances(self) -> FieldRequest:
         check_places([crop.at for crop in self.crops], self.appearances)
         return self
-
-    @property
-    def model_ref(self) -> ModelRef:
-        """The requested model version."""
-        return ModelRef(self.model, self.version)
 
     @property
     def map_key(self) -> str:

@@ -17,6 +17,7 @@ from shared.contracts.field import (
 )
 from shared.contracts.gateway import MAX_CROPS, CropBody
 from shared.contracts.jobs import JobStatus
+from shared.contracts.models import ModelChoice
 from shared.contracts.synthesize import SamplingChoice
 
 
@@ -26,12 +27,10 @@ class PlacedCropBody(CropBody):
     at: CropPlace = None
 
 
-class FieldBody(SamplingChoice):
+class FieldBody(ModelChoice, SamplingChoice):
     """A request for a field: one image of any size."""
 
     field: FieldName
-    model: Name
-    version: Name = "1"
     labels: Base64Bytes | None = Field(
         None,
         description="base64 of a PNG of class indices (grey or palette), at the model's µm/px; at "

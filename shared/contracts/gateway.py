@@ -15,7 +15,7 @@ from shared.contracts.cluster import TissueType
 from shared.contracts.image import MAX_BORDER, RESTAINING, STRENGTH
 from shared.contracts.ingest import SlideRecord
 from shared.contracts.jobs import JobStatus, State
-from shared.contracts.models import ModelRecord
+from shared.contracts.models import ModelChoice, ModelRecord
 from shared.contracts.synthesize import DatasetRequest, SamplingChoice, dataset_key
 
 MAX_SLIDE_BYTES = 1 << 40
@@ -121,11 +121,9 @@ class CropBody(Contract):
         return self
 
 
-class ImageBody(SamplingChoice):
+class ImageBody(ModelChoice, SamplingChoice):
     """A request for one image."""
 
-    model: Name
-    version: Name = "1"
     labels: Base64Bytes = Field(
         description="base64 of a PNG of class indices (grey or palette), of the model's size"
     )
@@ -134,15 +132,13 @@ class ImageBody(SamplingChoice):
     seed: int = Field(0, ge=0, lt=2**63)
 
 
-class EditBody(SamplingChoice):
+class EditBody(ModelChoice, SamplingChoice):
     """A request to edit an image."""
 
     action: Literal["paint", "restain", "vary"] = Field(
         description="paint: new tissue in an area; restain: the whole in the staining of the "
         "crops, its cells stay; vary: the whole again, in its own appearance"
     )
-    model: Name
-    version: Name = "1"
     image: Base64Bytes = Field(description="base64 of a PNG, at the model's µm/px")
     labels: Base64Bytes = Field(
         description="base64 of a PNG of class indices (grey or palette), of the image's size"

@@ -12,7 +12,7 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 
 from shared.contracts.base import Contract, FileName, Name, Request
-from shared.contracts.models import ModelRef
+from shared.contracts.models import ModelChoice
 from shared.contracts.regions import region_set_key
 from shared.contracts.synthesize import SamplingChoice
 
@@ -75,14 +75,12 @@ class Edit(Contract):
         return self
 
 
-class ImageRequest(SamplingChoice, Request):
+class ImageRequest(ModelChoice, SamplingChoice, Request):
     """Make one image from a label map and crops, or edit one."""
 
     stage: ClassVar[str] = "image"
 
     image: Name = Field(description="name of the image to make")
-    model: Name
-    version: Name = "1"
     labels: FileName = Field(
         description="key of the label map: a PNG of class indices, of the model's size, or of that "
         "of the edited image"
@@ -90,11 +88,6 @@ class ImageRequest(SamplingChoice, Request):
     crops: tuple[GivenCrop, ...] = Field((), max_length=255)
     edit: Edit | None = Field(None, description="None: a new image")
     seed: int = Field(0, ge=-(2**63), lt=2**63)
-
-    @property
-    def model_ref(self) -> ModelRef:
-        """The requested model version."""
-        return ModelRef(self.model, self.version)
 
     def inputs(self) -> list[str]:
         named = sorted({crop.regions for crop in self.crops if crop.regions})

@@ -9,18 +9,21 @@ from pydantic import Field
 from shared.contracts.base import Classes, Contract, Name
 from shared.contracts.recipe import Recipe
 
+NEWEST = "newest"
+"""What stands for the version of a model until its newest one is looked up."""
+
 
 class ModelRef(NamedTuple):
     """A version of a model, written `<name>/<version>`."""
 
     name: str
-    version: str = "1"
+    version: str
 
     @classmethod
     def parse(cls, text: str) -> ModelRef:
-        """Read `<name>` (version 1), `<name>/<version>`, or `models/<name>/<version>`."""
+        """Read `<name>` (its newest), `<name>/<version>`, or `models/<name>/<version>`."""
         name, _, version = text.removeprefix("models/").partition("/")
-        return cls(name, version or "1")
+        return cls(name, version or NEWEST)
 
     def __str__(self) -> str:
         return f"{self.name}/{self.version}"
@@ -34,6 +37,18 @@ class ModelRef(NamedTuple):
     def key(self) -> str:
         """Key of the version's record."""
         return f"{self.prefix}model.json"
+
+
+class ModelChoice(Contract):
+    """The model version that a request is for."""
+
+    model: Name
+    version: Name = Field(NEWEST, description="number of the version, or 'newest'")
+
+    @property
+    def model_ref(self) -> ModelRef:
+        """The requested model version."""
+        return ModelRef(self.model, self.version)
 
 
 class WeightsOrigin(Contract):

@@ -25,7 +25,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from shared.contracts.base import Classes, Contract, Name, Request, Seed, Split, spelling
 from shared.contracts.explaining import near_names
-from shared.contracts.models import ModelRecord, ModelRef, WeightsOrigin
+from shared.contracts.models import ModelChoice, ModelRecord, WeightsOrigin
 from shared.contracts.regions import region_set_key
 from shared.contracts.sampling import Sampling
 from shared.errors import InputError, all_quoted, quoted
@@ -104,14 +104,12 @@ class SamplingChoice(Contract):
         return own.model_copy(update=given)
 
 
-class DatasetRequest(SamplingChoice, Request):
+class DatasetRequest(ModelChoice, SamplingChoice, Request):
     """Make a dataset of synthetic images with their label maps."""
 
     stage: ClassVar[str] = "synthesize"
 
     dataset: Name
-    model: Name
-    version: Name = "1"
     images: int = Field(64, ge=1, le=10_000_000)
     proportions: dict[str, float] = Field(
         default_factory=dict,
@@ -148,11 +146,6 @@ class DatasetRequest(SamplingChoice, Request):
         None, ge=1, le=1024, description="images made at a time; default: 64 on a GPU, else 16"
     )
     exports: tuple[ExportFormat, ...] = ()
-
-    @property
-    def model_ref(self) -> ModelRef:
-        """The requested model version."""
-        return ModelRef(self.model, self.version)
 
     @property
     def use_map(self) -> bool:

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from typing import ClassVar, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from shared.contracts.base import Name, Request, Seed
-from shared.contracts.models import ModelRef
+from shared.contracts.models import NEWEST, ModelRef
 from shared.contracts.recipe import Recipe
 from shared.contracts.regions import region_set_key
 
@@ -47,7 +47,7 @@ class TrainRequest(Request):
     regions: Name = Field(description="name of the region set")
     recipe: Recipe
     model: Name
-    version: Name = "1"
+    version: Name = Field("1", description="number of the version to publish")
     warm_start: str | None = Field(
         None,
         description="model to start from: models/<name>/<version>, or one in the package: "
@@ -55,6 +55,13 @@ class TrainRequest(Request):
         "few-step student of 'colon')",
     )
     seed: Seed = 0
+
+    @field_validator("version")
+    @classmethod
+    def _is_one_version(cls, version: str) -> str:
+        if version == NEWEST:
+            raise ValueError(f"{NEWEST!r} stands for the newest version: give a number")
+        return version
 
     @model_validator(mode="after")
     def _student_has_teacher(self) -> TrainRequest:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shared.arrays import Int64, UInt8
-from shared.contracts.base import LabelClass, spelling
+from shared.contracts.base import Classes, LabelClass, spelling
 from shared.contracts.field import FIELD_INPUTS, MAX_SIDE
 from shared.contracts.image import GivenCrop
 from shared.contracts.models import ModelRecord
@@ -20,7 +21,7 @@ from shared.errors import InputError, all_quoted, quoted
 from shared.imaging.codec import encode_png
 from shared.imaging.label_map import LABEL_TILE, LabelMap, write_label_map
 from shared.imaging.mask_values import Lookup, MaskValuesError, lookup
-from shared.imaging.masks import Mask
+from shared.imaging.masks import Mask, turned
 from shared.imaging.region_sets import load_region_set
 from shared.imaging.stored_slides import StoredLabelMap
 from shared.storage import Store, check_room, sha256, sha256_file
@@ -130,6 +131,23 @@ def model_labels(mask: Mask, model: ModelRecord, names: Mapping[str, str] | None
             f"{error.wrong}; the labels of {model.ref} are 0 to {len(model.classes) - 1}: "
             f"{', '.join(model.classes.names)}"
         ) from error
+
+
+def read_labels(mask: Mask, model: ModelRecord) -> UInt8:
+    """Read a mask whole: the model's labels, upright, uint8 (h, w). Raises as `model_labels`."""
+    table = model_labels(mask, model)
+    return turned(table(mask.rows(0, mask.height)), mask.orientation)
+
+
+def area_labels(mask: Mask) -> Lookup:
+    """Find which values of a mask are an area: all but 0. Raises `InputError`."""
+    return lookup(mask, Classes.of("area"), {}, foreground=1)
+
+
+def read_area(mask: Mask) -> NDArray[np.bool_]:
+    """Read the area of a mask, upright, bool (h, w). Raises `InputError`."""
+    table = area_labels(mask)
+    return turned(table(mask.rows(0, mask.height)), mask.orientation) > 0
 
 
 def find_tissue(tissue: str, model: ModelRecord) -> LabelClass:

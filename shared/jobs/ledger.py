@@ -26,6 +26,7 @@ from shared.jobs.records import (
 from shared.jobs.reuse import missing_units
 from shared.jobs.snapshot import Snapshot
 from shared.jobs.stage import PLAN
+from shared.models import pinned
 from shared.storage import ObjectNotFoundError, file_identity, sha256
 from shared.storage.makers import maker
 from shared.tracing import new_traceparent
@@ -58,6 +59,7 @@ class Ledger(Reader):
         Raises:
             InputError: an input of the request is not in the store.
         """
+        request = pinned(self.store, request)
         records = self._records(request, request.inputs())
         records |= self._records(request, request.further_inputs(records))
         inputs = {key: sha256(data) for key, data in records.items()}
@@ -108,6 +110,7 @@ class Ledger(Reader):
             InputError: an input of the request cannot be read.
             NameTakenError: a name of the result belongs to a job of another request.
         """
+        request = pinned(self.store, request)
         job, inputs = identity or self.identity(request)
         claims = Claims(self.store, request, job)
         earlier = claims.earlier(replace=replace)

@@ -35,7 +35,7 @@ from tests.unit.test_synthesize import make_store, samples, synthesize
 def made(tmp_path_factory: pytest.TempPathFactory) -> DirectoryStore:
     """A store with dataset `d`, of 6 images in 2 shards, whose model was started from `colon`."""
     store = make_store(tmp_path_factory.mktemp("store"))
-    model = read_model(store, ModelRef("toy"))
+    model = read_model(store, ModelRef("toy", "1"))
     store.put_json(model.ref.key, model.model_copy(update={"warm_start": "colon"}))
     assert synthesize(store, steps=1, exports=["coco"]).state == "done"
     return store
@@ -239,7 +239,7 @@ def test_a_card_states_the_types_of_every_field(made: DirectoryStore) -> None:
 
 
 def test_an_origin_is_found_through_all_models(made: DirectoryStore) -> None:
-    model = read_model(made, ModelRef("toy"))
+    model = read_model(made, ModelRef("toy", "1"))
     own = _model(made, model, "own", None)
     child = _model(made, model, "child", "models/toy/1")
     grandchild = _model(made, model, "grandchild", "models/child/1")

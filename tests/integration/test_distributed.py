@@ -69,7 +69,7 @@ def test_two_processes_train_as_one_and_go_on_after_an_end(tmp_path: Path) -> No
     assert [process.exitcode for process in processes] == [0, 0]
     for store in jobs:
         assert Ledger(store).status(jobs[store]).state == "done"
-        assert load_model(store, ModelRef("m"), "cpu").record.regions == "toy"
+        assert load_model(store, ModelRef("m", "1"), "cpu").record.regions == "toy"
     for kind in ("vae", "denoiser"):
         assert len(losses(two, kind)) >= 3
         assert losses(two, kind) == pytest.approx(losses(one, kind), rel=1e-3)

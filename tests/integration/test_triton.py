@@ -126,7 +126,7 @@ class WithSpeed(Sampling):
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
 def test_triton_gives_what_the_process_gives(running: Running, guidance: float) -> None:
     sampling = Sampling(steps=3, guidance_map=guidance, guidance_crops=guidance)
-    here = load_model(running.store, ModelRef("m"), "cpu").generate(*example(1), sampling)
+    here = load_model(running.store, ModelRef("m", "1"), "cpu").generate(*example(1), sampling)
     steps: list[int] = []
     threads = threading.active_count()
     there = running.sampler().generate(*example(1), sampling, callback=steps.append)
@@ -174,7 +174,7 @@ def counted(url: str) -> int:
 
 
 def test_many_clients_with_other_steps_each_get_their_own(running: Running) -> None:
-    model = load_model(running.store, ModelRef("m"), "cpu")
+    model = load_model(running.store, ModelRef("m", "1"), "cpu")
     bulk, interactive = (running.sampler(priority=each, alone=False) for each in Priority)
     asked = [(seed, Sampling(steps=2 + seed % 4)) for seed in range(12)]
 

@@ -67,7 +67,7 @@ def test_shares_are_smooth_and_whole_at_the_places() -> None:
 
 
 def test_a_velocity_is_that_of_the_appearance_nearby(store: DirectoryStore) -> None:
-    model = load_model(store, ModelRef("toy"), "cpu")
+    model = load_model(store, ModelRef("toy", "1"), "cpu")
     labels = FieldMap.of(np.tile(label_map()[:64], (1, 6)))
     light, dark = appearance(200, LEFT), appearance(80, RIGHT)
 
@@ -90,7 +90,7 @@ def test_a_velocity_is_that_of_the_appearance_nearby(store: DirectoryStore) -> N
 
 
 def test_a_place_is_decoded_by_the_statistics_of_its_own_appearance(store: DirectoryStore) -> None:
-    model = load_model(store, ModelRef("toy"), "cpu")
+    model = load_model(store, ModelRef("toy", "1"), "cpu")
     labels = FieldMap.of(np.tile(label_map()[:64], (1, 6)))
     light, dark = appearance(220, LEFT), appearance(20, RIGHT)
 
@@ -129,7 +129,7 @@ def test_a_field_with_appearances_has_the_same_bytes_in_any_strips(store: Direct
 
 
 def test_crops_of_places_are_checked_together(store: DirectoryStore) -> None:
-    model = read_model(store, ModelRef("toy"))
+    model = read_model(store, ModelRef("toy", "1"))
     pixels = np.full((16, 16, 3), 128, np.uint8)
     stroma, tumor = (put_crop(store, name, pixels, model) for name in ("stroma", "tumor"))
 
@@ -181,6 +181,6 @@ def test_the_command_line_reads_places(store: DirectoryStore, tmp_path: Path) ->
 
     path = tmp_path / "a@b.png"
     Image.fromarray(np.full((16, 16, 3), 128, np.uint8)).save(path)
-    model = read_model(store, ModelRef("toy"))
+    model = read_model(store, ModelRef("toy", "1"))
     placed = put_placed_crops(store, [f"tumor={path}@0.25,1", f"stroma={path}"], model)
     assert [own.at for own in placed] == [(0.25, 1.0), None]

@@ -31,13 +31,13 @@ def store(tmp_path: Path) -> DirectoryStore:
 
 @pytest.fixture
 def model(store: DirectoryStore) -> ModelRecord:
-    return load_model(store, ModelRef("toy"), "cpu").record
+    return load_model(store, ModelRef("toy", "1"), "cpu").record
 
 
 def test_the_plain_pipeline_makes_the_images_of_the_same_model(
     store: DirectoryStore, model: ModelRecord
 ) -> None:
-    sampler = load_model(store, ModelRef("toy"), "cpu")
+    sampler = load_model(store, ModelRef("toy", "1"), "cpu")
     (batch,) = batched(compose(val_bank(store, model), model, 3))
     ours = sampler.generate(
         batch.labels,

@@ -202,8 +202,8 @@ def test_trainings_and_models_are_seen_and_deployed(client: Client, gateway: Gat
     assert (run.curves["vae"][0]["loss"], run.samples) == (2.5, ("00000002.png",))
     assert client.sample_sheet("r", run.samples[0]) == b"png"
     assert [item.record.model for item in client.models()] == ["toy"]
-    assert not client.model("toy").served
-    jobs = [client.deploy_model("toy"), client.deploy_model("toy", body=DeployBody())]
+    assert not client.model("toy", "1").served
+    jobs = [client.deploy_model("toy", "1"), client.deploy_model("toy", "1", DeployBody())]
     assert [job.stage for job in jobs] == ["deploy", "deploy"]
     with pytest.raises(RefusedError, match="no model toy/2"):
         client.deploy_model("toy", "2")

@@ -60,7 +60,7 @@ def picture() -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
 
 
 def sampler(store: DirectoryStore, labels: np.ndarray, seed: int = 0) -> FieldSampler:  # type: ignore[type-arg]
-    model: LoadedModel = load_model(store, ModelRef("toy"), "cpu")
+    model: LoadedModel = load_model(store, ModelRef("toy", "1"), "cpu")
     sampling = model.record.recipe.sampling.model_copy(
         update={"steps": 2, "guidance_map": 1.0, "guidance_crops": 1.0}
     )
@@ -138,7 +138,7 @@ def editor(
     image.save(path, **options)
     if not (folder / "map.png").exists():
         Image.fromarray(labels).save(folder / "map.png")
-    return Editor(store, ModelRef("toy"), settings(), path, folder / "map.png", {})
+    return Editor(store, ModelRef("toy", "1"), settings(), path, folder / "map.png", {})
 
 
 def test_a_picture_is_edited_as_it_is_seen(store: DirectoryStore, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_picture_is_edited_as_it_is_seen(store: DirectoryStore, tmp_path: Path
 def test_maps_and_areas_are_masks_of_any_kind(store: DirectoryStore, tmp_path: Path) -> None:
     labels = np.ones((32, 40), np.uint8)
     labels[:, 9:] = 2
-    model = read_model(store, ModelRef("toy"))
+    model = read_model(store, ModelRef("toy", "1"))
     red = np.zeros((32, 40, 3), np.uint8)
     red[..., 0] = labels
     for array in (red, np.repeat(labels[..., None], 3, axis=2)):
@@ -294,7 +294,7 @@ def test_commands_edit_restain_and_vary(
 def test_lesions_are_painted_into_slides_without_them_with_their_pixels_as_labels(
     store: DirectoryStore, tmp_path: Path
 ) -> None:
-    model = load_model(store, ModelRef("toy"), "cpu")
+    model = load_model(store, ModelRef("toy", "1"), "cpu")
     rule = LesionRule(tissue="Tumor", smallest=0.04, largest=0.2, border=2)
     with pytest.raises(InputError, match=r"is of a slide without 'tumor'.*--without region"):
         LesionPainter(store, model, "toy", rule, 0)

@@ -41,7 +41,7 @@ def sampler(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     ledger = Ledger(store)
     job = ledger.submit(TrainRequest(run="r", regions="toy", recipe=RECIPE, model="m"))
     run_job(ledger, TrainStage(), job, config=Settings(threads=1))
-    return load_model(store, ModelRef("m"), "cpu")
+    return load_model(store, ModelRef("m", "1"), "cpu")
 
 
 def test_cost_grows_with_pixels_and_not_with_the_batch(sampler: LoadedModel) -> None:

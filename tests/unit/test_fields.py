@@ -41,7 +41,9 @@ from shared.storage import DirectoryStore
 from tests.models import publish_toy_model
 from tests.region_sets import CLASSES, make_region_set
 
-WIDTH, HEIGHT = 46, 590
+WIDTH, HEIGHT = 46, 520
+"""The last strip of 512 px is lower than a window of the model, 32 px."""
+
 XMP = mark_xmp(Mark("toy/1", "f"))
 LABELS = "maps/map.tif"
 
@@ -50,7 +52,7 @@ def label_map() -> np.ndarray:  # type: ignore[type-arg]
     labels = np.ones((HEIGHT, WIDTH), np.uint8)
     labels[200:, 20:40] = 2
     labels[400:] = 2
-    labels[500:540, 30:] = 0
+    labels[500:, 30:] = 0
     return labels
 
 
@@ -73,7 +75,7 @@ def make_store(folder: Path) -> DirectoryStore:
 def make(store: DirectoryStore, **fields: Any) -> JobStatus:
     request = FieldRequest.model_validate(
         {
-            "field": "f", "model": "toy", "labels": LABELS, "steps": 2, "guidance_map": 1,
+            "field": "f", "model": "toy", "labels": LABELS, "steps": 3, "guidance_map": 1,
             "guidance_crops": 1, **fields,
         }
     )  # fmt: skip
@@ -217,7 +219,7 @@ def test_a_field_that_cannot_be_made_is_refused_before_any_work(
         if key.startswith(("models/", "regions/")):
             store.put(key, made.get(key))
     put_labels(store, labels, mpp)
-    model = read_model(store, ModelRef("toy"))
+    model = read_model(store, ModelRef("toy", "1"))
     square = np.zeros((16, 16, 3), np.uint8)
     fields["crops"] = [
         put_crop(store, model.classes.names[n], square, model).model_dump()
@@ -232,7 +234,7 @@ def test_a_field_that_cannot_be_made_is_refused_before_any_work(
 def test_a_map_that_was_put_for_other_classes_is_refused(
     made: DirectoryStore, tmp_path: Path
 ) -> None:
-    model = read_model(made, ModelRef("toy"))
+    model = read_model(made, ModelRef("toy", "1"))
     other = model.model_copy(update={"classes": Classes.of("tumor", "stroma")})
     np.save(tmp_path / "map.npy", label_map())
     key = put_label_map(made, open_mask(tmp_path / "map.npy"), other)
@@ -246,11 +248,11 @@ def test_a_field_larger_than_the_disk_is_refused(
 ) -> None:
     monkeypatch.setattr(DirectoryStore, "free", lambda self: 1000)
     status = make(made, field="large")
-    assert "a field of 46×590 px would take about" in next(iter(status.failed.values()))
+    assert "a field of 46×520 px would take about" in next(iter(status.failed.values()))
 
 
 def test_inputs_are_checked_by_name(made: DirectoryStore, tmp_path: Path) -> None:
-    model = read_model(made, ModelRef("toy"))
+    model = read_model(made, ModelRef("toy", "1"))
     np.save(tmp_path / "map.npy", np.full((64, 64), 7))
     with pytest.raises(InputError, match=r"map\.npy .*\[7\]; the labels of toy/1 are 0 to 2"):
         put_label_map(made, open_mask(tmp_path / "map.npy"), model)
@@ -263,7 +265,7 @@ def test_inputs_are_checked_by_name(made: DirectoryStore, tmp_path: Path) -> Non
 def test_a_map_that_names_its_labels_is_read_by_their_names(
     made: DirectoryStore, tmp_path: Path
 ) -> None:
-    model, file = read_model(made, ModelRef("toy")), tmp_path / "map.tif"
+    model, file = read_model(made, ModelRef("toy", "1")), tmp_path / "map.tif"
     labels = label_map()
 
     def put(*names: str) -> np.ndarray:  # type: ignore[type-arg]
@@ -297,7 +299,7 @@ def test_a_map_that_names_its_labels_is_read_by_their_names(
 def test_a_map_whose_names_are_forged_is_refused(
     made: DirectoryStore, tmp_path: Path, description: str
 ) -> None:
-    file, model = tmp_path / "map.tif", read_model(made, ModelRef("toy"))
+    file, model = tmp_path / "map.tif", read_model(made, ModelRef("toy", "1"))
     tifffile.imwrite(file, label_map(), description=description, metadata=None)
     with pytest.raises(InputError, match=r"map\.tif .*no list of names") as caught:
         put_label_map(made, open_mask(file), model)
@@ -307,7 +309,7 @@ def test_a_map_whose_names_are_forged_is_refused(
 def test_names_are_found_however_their_json_is_written(
     made: DirectoryStore, tmp_path: Path
 ) -> None:
-    file, model = tmp_path / "map.tif", read_model(made, ModelRef("toy"))
+    file, model = tmp_path / "map.tif", read_model(made, ModelRef("toy", "1"))
     written = '{"by":"us","labels":["background","tumor","stroma"]}'
     tifffile.imwrite(file, label_map(), description=written, metadata=None)
     mask = sandboxed_mask.open_mask(file)
@@ -318,7 +320,7 @@ def test_names_are_found_however_their_json_is_written(
 def choose(store: DirectoryStore, **options: Any) -> dict[str, Any]:
     """Read the options of the command line that say what a field's label map is."""
     names = ("labels", "size", "rename", "sample_map", "proportion")
-    model = read_model(store, ModelRef("toy"))
+    model = read_model(store, ModelRef("toy", "1"))
     return choose_map(store, model, **(dict.fromkeys(names) | options))
 
 
@@ -361,7 +363,7 @@ def test_outlines_are_drawn_as_those_of_slides(made: DirectoryStore, tmp_path: P
     path.write_text(json.dumps([feature("tumor", 100, 200)]))
     with pytest.raises(InputError, match=r"48×40 px from outlines.* 0% of the labelled area"):
         choose(made, labels=str(path), size="48x40")
-    exhaustive = read_model(made, ModelRef("toy")).model_copy(
+    exhaustive = read_model(made, ModelRef("toy", "1")).model_copy(
         update={"classes": Classes.of("stroma", "tumor", exhaustive=True)}
     )
     for features in ([], [{"type": "Feature", "geometry": None, "properties": None}]):

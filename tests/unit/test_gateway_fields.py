@@ -192,9 +192,9 @@ def test_a_field_is_made_of_the_label_map_that_its_cohort_has(gateway: Gateway) 
         assert (refused.status_code, words in refused.json()["detail"]) == (422, True), other
         assert 'data-cohort="m"' not in client.get("/fields/new").text
         with pytest.raises(InputError, match=words):
-            put_mask(store, read_model(store, ModelRef("toy")), key, None, {})
+            put_mask(store, read_model(store, ModelRef("toy", "1")), key, None, {})
     store.put_json(cohort_key("m"), record)
-    named = put_mask(store, read_model(store, ModelRef("toy")), key, None, {})
+    named = put_mask(store, read_model(store, ModelRef("toy", "1")), key, None, {})
     assert named == {"labels": key, "labels_sha256": sha256(made)}
     assert 'data-cohort="m"' in client.get("/fields/new").text
     job = client.post("/v1/fields", json=given).json()["job"]
@@ -242,12 +242,11 @@ def test_a_field_takes_a_map_that_its_job_samples(gateway: Gateway) -> None:
     given = body(field="s", sampled=size)
     answer = gateway.client.post("/v1/fields", json=given)
     assert "toy/1 has no layout model" in answer.json()["detail"]
-    record = read_model(store, ModelRef("toy"))
+    record = read_model(store, ModelRef("toy", "1"))
     layouts = record.recipe.layouts.model_copy(update={"steps": 1})
     recipe = record.recipe.model_copy(update={"layouts": layouts})
-    store.put_json(
-        ModelRef("sampler").key, record.model_copy(update={"model": "sampler", "recipe": recipe})
-    )
+    sampler = record.model_copy(update={"model": "sampler", "recipe": recipe})
+    store.put_json(ModelRef("sampler", "1").key, sampler)
     given["model"] = "sampler"
     for sampled, words in (
         (size | {"height": 8}, "64×8 px: send at least 32×32 px"),

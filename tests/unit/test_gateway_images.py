@@ -28,11 +28,13 @@ from services.gateway.api.limits import Limits
 from services.gateway.api.problems import ProblemError
 from shared.contracts.deploy import Deployment, deployment_key
 from shared.contracts.field_bodies import FieldBody
+from shared.contracts.models import ModelRef
 from shared.contracts.regions import RegionSet, region_set_key, region_tar_key
 from shared.imaging import sandboxed_mask
 from shared.imaging.codec import decode_png, encode_png
 from shared.imaging.marks import Mark, parse_mark
 from shared.imaging.region_sets import pack_regions
+from shared.models import read_model
 from shared.queue.sweeping import sweep
 from shared.queue.tenants import tenant_ledger
 from shared.storage import DirectoryStore, sha256
@@ -102,24 +104,35 @@ def test_an_image_is_made_from_a_map_and_crops_and_says_so(gateway: Gateway) -> 
     assert gateway.client.get(other.headers["Location"]).content != made.content
 
 
-def test_palettes_are_taken_by_their_indices(gateway: Gateway) -> None:
-    picture = Image.fromarray(label_map(), mode="L")
-    picture.putpalette([9] * 6 + [200, 0, 0])
-    data = io.BytesIO()
-    picture.save(data, format="PNG")
-    place = gateway.client.post(
-        "/v1/images", json=body(labels=text(data.getvalue()), crops=[]), headers=NOW
-    ).headers["Location"]
-    plain = gateway.client.post("/v1/images", json=body(crops=[]), headers=NOW)
-    assert plain.headers["Location"] == place
+def test_a_request_without_a_version_is_for_the_newest(gateway: Gateway) -> None:
+    first = gateway.client.post("/v1/images", json=body(crops=[]), headers=NOW)
+    store = gateway.resources.root
+    for key in list(store.list("models/toy/1/")):
+        store.put(key.replace("toy/1", "toy/2"), store.get(key))
+    record = read_model(store, ModelRef("toy", "1"))
+    store.put_json(ModelRef("toy", "2").key, record.model_copy(update={"version": "2"}))
+    places = [
+        gateway.client.post("/v1/images", json=body(crops=[], **given), headers=NOW).headers[
+            "Location"
+        ]
+        for given in ({}, {"version": "newest"}, {"version": "2"}, {"version": "1"})
+    ]
+    assert places[0] == places[1] == places[2] != places[3]
+    assert places[3] == first.headers["Location"]
+    request = gateway.resources.ledger("local").request(places[0].rpartition("/")[2])
+    assert request["version"] == "2"
 
 
 @pytest.mark.parametrize(
     ("change", "pointer", "words"),
     [
-        ({"model": "none"}, "#/model", "models/none/1"),
+        ({"model": "none"}, "#/model", "no model 'none': it holds toy/1"),
         ({"labels": text(encode_png(label_map(16)))}, "#/labels", "16×16 px"),
-        ({"labels": text(encode_png(label_map() * 5))}, "#/labels", "holds 10"),
+        (
+            {"labels": text(encode_png(label_map() * 5))},
+            "#/labels",
+            "[5, 10]; the labels of toy/1 are",
+        ),
         ({"labels": text(b"GIF89a")}, "#/labels", "not a readable PNG"),
         ({"labels": "%%%"}, "#/labels", "not a readable PNG"),
         ({"labels": text(huge_png(100_000))}, "#/labels", "100000×100000 px"),
@@ -316,8 +329,8 @@ def test_pictures_of_one_tenant_leave_threads_for_the_others(
         go_on.wait(60)
         raise ProblemError(422, "invalid", "it is wrong")
 
-    monkeypatch.setattr(gateway_fields, "read_model", slow)
-    monkeypatch.setattr(gateway_images, "read_model", slow)
+    monkeypatch.setattr(gateway_fields, "pinned", slow)
+    monkeypatch.setattr(gateway_images, "pinned", slow)
     acme, beta = (dict(gateway.holding("generate", tenant=name).headers) for name in "ab")
     given, field = body(), body(field="f")
 

@@ -58,7 +58,7 @@ def test_crops_of_regions_that_do_not_fit_the_model_are_refused(
 
 def test_workers_check_the_regions_of_crops_too(gateway: Gateway) -> None:
     store = gateway.resources.root
-    model = read_model(store, ModelRef("toy"))
+    model = read_model(store, ModelRef("toy", "1"))
     large = model.model_copy(update={"size": 128})
     cut = GivenCrop(label=2, regions="toy", region="slide-a_0_0")
     with pytest.raises(InputError, match="are 64 px, smaller than the model's 128 px"):

@@ -208,7 +208,7 @@ def test_a_map_enlarged_in_blocks_is_the_map_enlarged_whole() -> None:
 def test_shares_of_a_map_are_those_asked_and_else_those_of_the_regions(
     store: DirectoryStore,
 ) -> None:
-    model = read_model(store, ModelRef("m"))
+    model = read_model(store, ModelRef("m", "1"))
     usual = layout_shares(store, model, {})
     assert usual[0] == pytest.approx(0.125)
     assert sum(usual) == pytest.approx(1)
@@ -229,7 +229,7 @@ def test_a_field_with_a_sampled_map(store: DirectoryStore) -> None:
     assert set(np.unique(labels)) == {0, 2}
     assert record.shares == {name: (labels == n).mean() for n, name in enumerate(CLASSES.names)}
     field = LayoutField(
-        load_layouts(store, read_model(store, ModelRef("m"))), [0.125, 0, 0.875], 70, 45, 32
+        load_layouts(store, read_model(store, ModelRef("m", "1"))), [0.125, 0, 0.875], 70, 45, 32
     )
     np.testing.assert_array_equal(next(field.strips(field.sample(image_seed(3, -1)))), labels)
     assert not list(store.list(WORK))

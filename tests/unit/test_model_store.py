@@ -16,7 +16,7 @@ from shared.storage import DirectoryStore
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
 
-REF = ModelRef("toy")
+REF = ModelRef("toy", "1")
 WEIGHTS = "denoiser/diffusion_pytorch_model.safetensors"
 
 

@@ -34,7 +34,7 @@ from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
 from tests.toy_training import RECIPE
 
-TEACHER, STUDENT, TOY = ModelRef("teacher"), ModelRef("student"), ModelRef("toy")
+TEACHER, STUDENT, TOY = ModelRef("teacher", "1"), ModelRef("student", "1"), ModelRef("toy", "1")
 
 
 @pytest.fixture(scope="module")

@@ -159,7 +159,7 @@ def _end(done: int, total: int, note: str) -> None:
 
 
 def test_generation_depends_on_the_image_seed_not_on_the_batch(trained: DirectoryStore) -> None:
-    sampler = load_model(trained, ModelRef("m"), "cpu")
+    sampler = load_model(trained, ModelRef("m", "1"), "cpu")
     labels = np.ones((3, 32, 32), np.uint8)
     made = sampler.generate(labels, [[]] * 3, [7, 8, 9], Sampling(steps=3))
     alone = sampler.generate(labels[:1], [[]], [9], Sampling(steps=3))[0]
@@ -168,7 +168,7 @@ def test_generation_depends_on_the_image_seed_not_on_the_batch(trained: Director
 
 
 def test_generation_refuses_what_does_not_fit(trained: DirectoryStore) -> None:
-    sampler = load_model(trained, ModelRef("m"), "cpu")
+    sampler = load_model(trained, ModelRef("m", "1"), "cpu")
     with pytest.raises(InputError, match="beyond the model's 3 classes"):
         sampler.generate(np.full((1, 32, 32), 3, np.uint8), [[]], [0], Sampling())
     with pytest.raises(InputError, match="no multiple"):

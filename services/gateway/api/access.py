@@ -23,6 +23,7 @@ from shared.contracts.base import Request as JobRequest
 from shared.contracts.jobs import JobStatus
 from shared.contracts.tenants import LOCAL
 from shared.jobs import Identity, Ledger, names, stage_of
+from shared.models import pinned
 from shared.storage import Store
 
 STAGE_SCOPES: dict[str, Scope] = {
@@ -107,6 +108,7 @@ class Caller:
         """
         if self.token.tenant != LOCAL:
             check_names(request)
+        request = pinned(self.store, request)
         identity = identity or self.ledger.identity(request)
         job = identity.job
         if replace:

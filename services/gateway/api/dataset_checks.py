@@ -12,7 +12,7 @@ from shared.datasets.map_choice import plan_maps
 from shared.datasets.region_bank import open_banks
 from shared.datasets.samples import check_region_set
 from shared.imaging.region_sets import load_region_set
-from shared.models import read_model
+from shared.models import pinned, read_model
 from shared.storage import Store
 
 MAX_SHARDS = 100_000
@@ -46,6 +46,7 @@ def resolve_request(store: Store, request: DatasetRequest) -> ResolvedRequest:
         ProblemError: a field is wrong; the problem document names it (422).
     """
     with blaming("#/model"):
+        request = pinned(store, request)
         model = read_model(store, request.model_ref)
     with blaming("#/proportions"):
         wanted_shares(request.proportions, model.classes)

@@ -153,6 +153,7 @@ def _submit(caller: Caller, request: DatasetRequest, before: Submission | None) 
     """
     store = ReadOnceStore(caller.store)
     resolved = resolve_request(store, request)
+    request = resolved.request
     identity = Ledger(store, caller.ledger.owner).identity(request)
     job = identity.job
     if before is not None and before.job != job:
@@ -183,7 +184,7 @@ def _submit(caller: Caller, request: DatasetRequest, before: Submission | None) 
 def estimate(request: DatasetRequest, caller: MayRead) -> DatasetEstimate:
     """Estimate the cost of a dataset from earlier datasets of the same model; nothing is made."""
     resolved = resolve_request(caller.store, request)
-    return estimate_dataset(caller.ledger, request, resolved.model)
+    return estimate_dataset(caller.ledger, resolved.request, resolved.model)
 
 
 @router.get("")

@@ -26,12 +26,12 @@ from shared.contracts.image import (
     ImageRequest,
     input_key,
 )
-from shared.contracts.models import ModelRef
 from shared.contracts.synthesize import SamplingChoice
 from shared.datasets.edits import check_edit
+from shared.datasets.field_inputs import read_area, read_labels
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
-from shared.models import read_model
+from shared.models import pinned, read_model
 from shared.storage import Store
 
 router = APIRouter(prefix="/v1/edits", tags=["images"], route_class=JsonRoute)
@@ -56,7 +56,8 @@ def _submit(caller: Caller, body: EditBody) -> str:
 def _resolve(store: Store, body: EditBody) -> tuple[ImageRequest, list[bytes], int]:
     """Check the body; return the request, the PNGs it names by hash, and the images it costs."""
     with blaming("#/model"):
-        model = read_model(store, ModelRef(body.model, body.version))
+        body = pinned(store, body)
+        model = read_model(store, body.model_ref)
     crops, inputs, area = [], [], None
     with Pictures(MAX_EDIT_SIDE) as pictures:
         with blaming("#/image"):
@@ -67,10 +68,10 @@ def _resolve(store: Store, body: EditBody) -> tuple[ImageRequest, list[bytes], i
                     "unknown: send it upright, without this tag"
                 )
         with blaming("#/labels"):
-            labels = pictures.read_indices(body.labels)
+            labels = read_labels(pictures.open_mask(body.labels, "labels"), model)
         if body.area is not None:
             with blaming("#/area"):
-                area = pictures.read_indices(body.area) > 0
+                area = read_area(pictures.open_mask(body.area, "area"))
         for number, item in enumerate(body.crops):
             with blaming(f"#/crops/{number}"):
                 crop, png, _ = given_crop(store, item, model, pictures)

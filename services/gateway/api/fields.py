@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 
 from services.gateway.api.access import Caller, MayGenerate, MayRead, public
 from services.gateway.api.body_sizes import MAX_IMAGE_BYTES
-from services.gateway.api.given_pictures import Pictures, png_sides, read_crop
+from services.gateway.api.given_pictures import Pictures, check_indices, png_sides, read_crop
 from services.gateway.api.image_jobs import region_crop
 from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.paging import Cursor, Limit, page
@@ -28,7 +28,7 @@ from shared.contracts.field_bodies import FieldBody, FieldInfo, FieldPage
 from shared.contracts.gateway import CropBody
 from shared.contracts.image import GivenCrop
 from shared.contracts.jobs import JobStatus
-from shared.contracts.models import ModelRecord, ModelRef
+from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import SamplingChoice
 from shared.datasets.field_crops import check_sources
 from shared.datasets.field_inputs import (
@@ -43,7 +43,7 @@ from shared.imaging.masks import MAX_PIXELS
 from shared.imaging.sandboxed_mask import open_mask
 from shared.imaging.stored_slides import StoredLabelMap, label_map_in, open_label_map
 from shared.jobs.names import owner
-from shared.models import check_layouts, read_model
+from shared.models import check_layouts, pinned, read_model
 
 MAX_SIDE = 1 << 15
 """Greatest side of a label map in a body, pixels."""
@@ -71,7 +71,8 @@ async def submit_field(body: FieldBody, caller: MayGenerate, response: Response)
 
 def _submit(caller: Caller, body: FieldBody) -> JobStatus:
     with blaming("#/model"):
-        model = read_model(caller.store, ModelRef(body.model, body.version))
+        body = pinned(caller.store, body)
+        model = read_model(caller.store, body.model_ref)
     with blaming("#/steps"):
         body.sampling(model)
     chosen = None
@@ -222,8 +223,7 @@ def _put_labels(caller: Caller, data: bytes, model: ModelRecord) -> str:
         path = Path(folder) / "labels.png"
         path.write_bytes(data)
         mask = open_mask(path)
-        if mask.bands != 1:
-            raise InputError("the label map has colours: send class indices (grey or palette)")
+        check_indices(mask)
         _check_sides(mask.width, mask.height, model)
         return put_label_map(caller.store, mask, model)
 

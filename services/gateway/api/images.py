@@ -24,11 +24,12 @@ from services.gateway.api.turns import decoded
 from shared.arrays import UInt8
 from shared.contracts.gateway import ImageBody
 from shared.contracts.image import ImageRequest, input_key
-from shared.contracts.models import ModelRecord, ModelRef
+from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import SamplingChoice
+from shared.datasets.field_inputs import read_labels
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
-from shared.models import read_model
+from shared.models import pinned, read_model
 from shared.serving.deployments import check_plan
 from shared.storage import Store
 
@@ -63,7 +64,8 @@ def _submit(caller: Caller, body: ImageBody) -> str:
 def _resolve(store: Store, body: ImageBody) -> tuple[ImageRequest, list[bytes]]:
     """Check the body against the model; return the request and the PNGs that it names by hash."""
     with blaming("#/model"):
-        model = read_model(store, ModelRef(body.model, body.version))
+        body = pinned(store, body)
+        model = read_model(store, body.model_ref)
     with Pictures(model.size) as pictures:
         with blaming("#/labels"):
             labels = encode_png(_read_label_map(body.labels, model, pictures))
@@ -85,16 +87,10 @@ def _resolve(store: Store, body: ImageBody) -> tuple[ImageRequest, list[bytes]]:
 
 def _read_label_map(data: bytes, model: ModelRecord, pictures: Pictures) -> UInt8:
     """Decode a PNG of a label map to uint8 (size, size). Raises `InputError` if it is unfit."""
-    labels = pictures.read_indices(data)
-    height, width = labels.shape
-    if (width, height) != (model.size, model.size):
+    mask = pictures.open_mask(data, "labels")
+    if (mask.width, mask.height) != (model.size, model.size):
         raise InputError(
-            f"the label map has {width}×{height} px: send one of {model.size}×{model.size} px, "
-            f"the size of {model.model}"
+            f"the label map has {mask.width}×{mask.height} px: send one of "
+            f"{model.size}×{model.size} px, the size of {model.model}"
         )
-    if labels.max() >= len(model.classes):
-        raise InputError(
-            f"the label map holds {labels.max()}; the model's labels are 0 to "
-            f"{len(model.classes) - 1}: {', '.join(model.classes.names)}"
-        )
-    return labels
+    return read_labels(mask, model)
