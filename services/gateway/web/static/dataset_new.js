@@ -132,7 +132,9 @@ function fillFromQuery() {
   const query = new URLSearchParams(location.search);
   if (query.has("model")) {
     const name = query.get("model");
-    form.elements.model.value = name.includes("/") ? name : `${name}/${query.get("version") ?? "1"}`;
+    const versions = models.filter((item) => item.model === name).map((item) => item.version);
+    const newest = versions.sort((one, other) => one.localeCompare(other, "en", { numeric: true })).at(-1);
+    form.elements.model.value = name.includes("/") ? name : `${name}/${query.get("version") ?? newest}`;
     if (!form.elements.model.value) form.elements.model.selectedIndex = 0;
   }
   for (const name of ["dataset", "images", ...SAMPLING, "seed", "max_copied", "split", "slide"]) {
