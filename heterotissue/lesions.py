@@ -27,6 +27,7 @@ from shared.imaging.marks import Mark, mark_png
 from shared.imaging.region_sets import load_region_set
 from shared.seeds import image_seed
 from shared.storage import Store
+from shared.whole_files import write_whole
 
 TRIES = 32
 """Number of places of a lesion, and of windows for it, that are tried."""
@@ -262,7 +263,8 @@ def paint_lesions(painter: LesionPainter, n: int, out: Path) -> None:
     done = next((number for number in range(n) if series.lacks(number)), n)
     table = io.StringIO()
     csv.writer(table).writerows([Lesion._fields, *lesions[:done]])
-    series.write("lesions.csv", table.getvalue().encode())
+    series.begin()
+    write_whole(out / "lesions.csv", table.getvalue().encode())
     with (out / "lesions.csv").open("a", newline="", encoding="utf-8", buffering=1) as file:
         for number, lesion in enumerate(lesions[done:], done):
             if series.lacks(number):

@@ -185,6 +185,8 @@ def make_pairs(
         seeds=tuple(seeds),
     )
     series = Series(out / "pairs.json", facts, pair_files)
+    for which, side in zip(("first", "second"), sides, strict=True):
+        series.write(f"{which}.mask.png", encode_png(side.labels))
     for start in range(0, n, BATCH):
         own = seeds[start : start + BATCH]
         numbers = range(start, start + len(own))
@@ -204,8 +206,6 @@ def make_pairs(
             both = sheet([list(row) for row in zip(maps, (first, second), strict=True)], captions)
             for name, image in zip(pair_files(number), (both, first, second), strict=True):
                 series.write(name, mark_png(encode_png(image), mark))
-    for name, side in zip(("first", "second"), sides, strict=True):
-        series.write(f"{name}.mask.png", encode_png(side.labels))
 
 
 def _inputs(sides: tuple[Side, Side], model: ModelRecord) -> dict[str, str]:

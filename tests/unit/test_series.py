@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,8 @@ def test_the_same_command_continues_an_interrupted_one(
     lost = max(path for path in whole if path.endswith("0001.png"))  # as after kill -9
     Path("cut", lost).unlink()
     Path("cut", f"{lost}.part").write_bytes(whole[lost][:9])
+    with next(Path("cut").glob("*.sha256")).open("a") as file:
+        file.write("0123")
     if name == "lesions":
         Path("cut/lesions.csv").write_bytes(whole["lesions.csv"][:-20])
     assert run(name, "--n", str(n), "--out", "cut") == 0
@@ -208,7 +211,7 @@ def test_variations_replace_no_file_of_others(run: Run, capsys: pytest.CaptureFi
         ("vary", "a-0001.png"),
     ],
 )
-def test_a_file_in_the_place_of_an_image_to_be_added_is_not_taken_for_it(
+def test_another_file_in_the_place_of_an_image_is_not_taken_for_it(
     run: Run, capsys: pytest.CaptureFixture[str], name: str, file: str
 ) -> None:
     assert run(name, "--n", "1", "--out", "made") == 0
@@ -221,6 +224,17 @@ def test_a_file_in_the_place_of_an_image_to_be_added_is_not_taken_for_it(
     assert content("made") == made
     strange.unlink()
     assert run(name, "--n", "2", "--out", "made") == 0
+
+    strange.write_bytes(Path("crop.png").read_bytes())
+    made = content("made")
+    assert run(name, "--n", "2", "--out", "made") == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert f"{strange} is not as this command wrote it" in message
+    assert content("made") == made
+    strange.unlink()
+    assert run(name, "--n", "2", "--out", "made") == 0
+    (record,) = Path("made").glob("*.sha256")
+    subprocess.run(["sha256sum", "--check", "--strict", record.name], cwd="made", check=True)
 
 
 @pytest.mark.parametrize("name", ["lesions", "pairs"])

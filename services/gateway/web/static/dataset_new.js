@@ -7,12 +7,12 @@ const shares = document.getElementById("shares");
 const estimate = document.getElementById("estimate");
 const problem = document.getElementById("problem");
 const SAMPLING = ["steps", "guidance_map", "guidance_crops", "staining"];
+const models = JSON.parse(document.getElementById("models").textContent);
 const WAIT = 400; // milliseconds without a change before an estimate is asked for
 let timer = 0;
 let asked = 0;
 
 function chosen() {
-  const models = JSON.parse(document.getElementById("models").textContent);
   return models.find((item) => `${item.model}/${item.version}` === form.elements.model.value);
 }
 
