@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from heterotissue import cli
 from heterotissue.names import KINDS, entries, remove, with_free_version
@@ -14,6 +15,7 @@ from shared.contracts.jobs import Claim, JobRecord, JobResult
 from shared.contracts.models import ModelRef
 from shared.contracts.recipe import Recipe
 from shared.contracts.regions import RegionSet
+from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.train import TrainRequest
 from shared.errors import InputError
 from shared.jobs import Ledger, NameTakenError, names
@@ -71,6 +73,12 @@ def test_a_name_alone_means_the_newest_version(store: DirectoryStore) -> None:
     for name in ("none", "none/1", "toy/3"):
         with pytest.raises(InputError, match=f"holds no model '{name}': it holds .*toy/2, toy/10"):
             find_version(store, name)
+    ledger = Ledger(store)
+    job = ledger.submit(DatasetRequest(dataset="d", model="toy"))
+    assert ledger.request(job)["version"] == "10"
+    assert job == ledger.identify(DatasetRequest(dataset="d", model="toy", version="10"))
+    with pytest.raises(ValidationError, match="'newest' stands for the newest version"):
+        training(version="newest")
 
 
 @pytest.mark.parametrize("kind", KINDS)

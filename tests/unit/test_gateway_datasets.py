@@ -161,7 +161,7 @@ def test_an_estimate_goes_by_what_earlier_datasets_took(gateway: Gateway) -> Non
 @pytest.mark.parametrize(
     ("change", "pointer", "words"),
     [
-        ({"model": "none"}, "#/model", "models/none/1/model.json"),
+        ({"model": "none"}, "#/model", "no model 'none': it holds toy/1"),
         ({"proportions": {"necrosis": 0.5}}, "#/proportions", "necrosis"),
         ({"proportions": {"tumor": 0.8, "stroma": 0.8}}, "#/proportions", "at most 1 in sum"),
         ({"maps": {"splits": ["val"]}}, "#/maps", "no region in val"),
