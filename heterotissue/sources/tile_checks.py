@@ -246,20 +246,43 @@ def warn_of_equal_names(tiles: list[Tile], found: Found) -> None:
         )
 
 
-def without_shared(found: Found, tiles: dict[str, Tile]) -> dict[str, Tile]:
-    """Refuse tiles that would share one mask, because it is of only one of them."""
+def without_shared(found: Found, tiles: list[Tile]) -> list[Tile]:
+    """Refuse different tiles that would share one mask, because it is of only one of them."""
     owners: dict[Path, list[Tile]] = defaultdict(list)
-    for tile in tiles.values():
+    for tile in tiles:
         owners[tile.mask].append(tile)
+    pictures = {mask: {tile.image_sha256 for tile in sharing} for mask, sharing in owners.items()}
     for mask, sharing in owners.items():
         names = {tile.path.name for tile in sharing}
         remedy = f"give each its own, such as {shown(sharing[0].path.name)}_mask.png"
         if len(names) < len(sharing):
             remedy = "put masks into the same subfolders as tiles"
-        for tile in sharing if len(sharing) > 1 else ():
+        for tile in sharing if len(pictures[mask]) > 1 else ():
             found.refuse(
                 tile.below,
                 f"its mask {shown(mask.name)} may be that of any of "
                 f"{some((shown(other.below) for other in sharing), 3)}: {remedy}",
             )
-    return {sha: tile for sha, tile in tiles.items() if len(owners[tile.mask]) == 1}
+    return [tile for tile in tiles if len(pictures[tile.mask]) == 1]
+
+
+def once(found: Found, tiles: list[Tile]) -> list[Tile]:
+    """Take tiles of equal content once; refuse those of which something else differs."""
+    first: dict[str, Tile] = {}
+    for tile in tiles:
+        known = first.setdefault(tile.image_sha256, tile)
+        if known is tile:
+            continue
+        same = f"has the same content as {shown(known.below)}"
+        if _said(known) == _said(tile):
+            found.notes.append(f"{shown(tile.below)} {same}: taken once")
+        else:
+            found.refuse(
+                tile.below,
+                f"{same}, but another mask, class, patient or split: remove the one that is wrong",
+            )
+    return list(first.values())
+
+
+def _said(tile: Tile) -> tuple[str, int | None, str | None, Split | None]:
+    return tile.mask_sha256, tile.label, tile.patient, tile.split

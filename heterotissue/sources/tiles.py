@@ -29,12 +29,13 @@ from heterotissue.sources.tile_checks import (
     check_side,
     check_splits,
     class_folders,
+    once,
     warn_of_equal_names,
     without_shared,
 )
 from heterotissue.sources.tile_files import TILES, list_tiles, refuse_others
 from heterotissue.sources.unread import why_unreadable
-from shared.contracts.base import Classes, Split, spelling
+from shared.contracts.base import Classes, spelling
 from shared.contracts.tiles import TILE_COLUMNS, tiles_key
 from shared.errors import InputError, quoted
 from shared.imaging.pictures import open_picture
@@ -145,7 +146,7 @@ def tile_table(
     there = {spelling(part) for path in paths for part in path.relative_to(folder).parent.parts}
     check_renames(label_names, there, found)
     folders = class_folders(classes, label_names)
-    tiles: dict[str, Tile] = {}
+    read: list[Tile] = []
     for path in paths:
         below = path.relative_to(folder)
         try:
@@ -158,18 +159,8 @@ def tile_table(
             whose = "" if place == path else f"its mask {shown(place.name)} "
             found.refuse(below, whose + why_unreadable(place, error))
         else:
-            known = tiles.setdefault(tile.image_sha256, tile)
-            if known is not tile and _said(known) != _said(tile):
-                found.refuse(
-                    below,
-                    f"has the same content as {shown(known.below)}, but another mask, class, "
-                    "patient or split: remove the one that is wrong",
-                )
-            elif known is not tile:
-                found.notes.append(
-                    f"{shown(below)} has the same content as {shown(known.below)}: taken once"
-                )
-    tiles = without_shared(found, tiles)
+            read.append(tile)
+    tiles = once(found, without_shared(found, read))
     if not tiles:
         reasons = [f"{item.path}: {item.reason}" for item in found.refused] + found.notes
         looked = f"looked for {', '.join(sorted(TILES))} there and in the folders below. Give the"
@@ -177,9 +168,9 @@ def tile_table(
             f"no tile {'is left ' if paths else ''}in {folder}: "
             + (some(reasons, 3) or f"{looked} folder of the tiles")
         )
-    check_folders(list(tiles.values()), classes)
-    check_split_folders({tile.below: tile.split for tile in tiles.values()}, found, "tiles")
-    rows = _rows(list(tiles.values()), found, mpp)
+    check_folders(tiles, classes)
+    check_split_folders({tile.below: tile.split for tile in tiles}, found, "tiles")
+    rows = _rows(tiles, found, mpp)
     check_splits(rows, allow_leakage)
     table = table_bytes(pa.Table.from_pylist(rows, schema=TILE_COLUMNS))
     key = tiles_key(cohort, sha256(table))
@@ -188,14 +179,10 @@ def tile_table(
             found.notes = [*check_growth(store, cohort, rows), *found.notes]
         store.put(key, table)
     if region_size is None:
-        side = min(round(tile.side * mpp / region_mpp) for tile in tiles.values())
+        side = min(round(tile.side * mpp / region_mpp) for tile in tiles)
         region_size = min(LARGEST_REGION, side // REGION_STEP * REGION_STEP)
     used = frozenset(name for name in label_names if spelling(name) in there)
     return TileTable(key, len(tiles), region_size, used, found.refused, _short(found.notes))
-
-
-def _said(tile: Tile) -> tuple[str, int | None, str | None, Split | None]:
-    return tile.mask_sha256, tile.label, tile.patient, tile.split
 
 
 def _short(notes: list[str]) -> list[str]:

@@ -83,7 +83,8 @@ def tile_patients(slides: dict[str, list[Row]]) -> dict[str, str | None]:
 def check_masks(store: Store, slides: dict[str, list[Row]], classes: Classes) -> None:
     """Check that masks which must tell several classes apart are not all black and white.
 
-    Tiles whose class is known need no such mask. Masks that cannot be read cost their tiles later.
+    Tiles whose class is known need no such mask. Masks that cannot be read, or hold what is no
+    class, tell nothing here; they cost their tiles later.
 
     Raises:
         InputError: the masks hold 0 and 1 alone, and there are more classes.
@@ -92,19 +93,23 @@ def check_masks(store: Store, slides: dict[str, list[Row]], classes: Classes) ->
     names = classes.names[1:]
     if len(names) < 2 or not rows:
         return
+    count = 0
     for start in range(0, len(rows), BATCH):
         masks = [row["mask"] for row in rows[start : start + BATCH]]
         with TileFiles(store, masks) as files:
             for mask in masks:
                 try:
-                    if any(strip.max(initial=0) > 1 for strip in files.mask(mask).strips()):
+                    if lookup(files.mask(mask), classes, {}).table.max() > 1:
                         return
                 except InputError:
                     continue
+                count += 1
+    if not count:
+        return
     raise InputError(
-        f"the masks of all {len(rows)} tiles hold 0 and 1 alone, which tells one class, but there "
-        f"are {len(names)} ({', '.join(names)}): put tiles into folders that are named like their "
-        f"classes, or name the one class, by --classes {names[0]} or --set "
+        f"the masks of all {count} tiles that can be used hold 0 and 1 alone, which tells one "
+        f"class, but there are {len(names)} ({', '.join(names)}): put tiles into folders that are "
+        f"named like their classes, or name the one class, by --classes {names[0]} or --set "
         f"'label_names={{\"1\": {names[0]}}}'"
     )
 

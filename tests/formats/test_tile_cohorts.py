@@ -156,9 +156,13 @@ def test_what_folders_and_masks_say_of_classes_must_be_clear(htd: Any, tmp_path:
     assert mixed.code == 2
     assert "have the name of a class (normal)" in mixed.text
     assert "those of others have not (polyp)" in mixed.text
+    write_slide(tmp_path / "in/odd.png", 8, 96)  # whose mask has a value that is no class
+    Image.new("L", (96, 96), 255).save(tmp_path / "in/odd_mask.png")
     binary = htd(*words, "tumor,stroma")
     assert binary.code != 0
-    assert "the masks of all 3 tiles hold 0 and 1 alone" in binary.text
+    assert "the masks of all 3 tiles that can be used hold 0 and 1 alone" in binary.text
+    (tmp_path / "in/odd.png").unlink()
+    (tmp_path / "in/odd_mask.png").unlink()
     assert "there are 2 (tumor, stroma)" in binary.text
     assert "--classes tumor or --set 'label_names={\"1\": tumor}'" in binary.text
     assert not binary.store.exists("regions/c/set.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,14 @@ def test_the_remedy_for_a_shared_mask_works(htd: Any, tmp_path: Path) -> None:
     done = htd(*words)
     assert done.code == 2
     assert "same_mask.png may be that of any of same.jpg, same.png: give each its" in done.text
+    copy = tmp_path / "tiles/a/copy.png"  # is taken, because its mask is its own
+    copy.parent.mkdir()
+    shutil.copyfile(tmp_path / "tiles/same.png", copy)
+    shutil.copyfile(mask, copy.with_name("copy_mask.png"))
+    done = htd(*words)
+    assert done.code == 3, done.text
+    assert "labelled 1" in done.text
+    shutil.rmtree(copy.parent)
     assert "such as same.jpg_mask.png" in done.text
     mask.rename(tmp_path / "tiles/same.jpg_mask.png")
     write_mask(tmp_path / "tiles/same.png_mask.png", 96)
