@@ -126,7 +126,8 @@ def causes(failed: Mapping[str, str]) -> list[tuple[str, list[str]]]:
 
     Errors have the same cause if they differ only in names of files, in numbers, and in the name
     of what failed. In the text of several, numbers that differ are given as a span, such as
-    3–17, and names that differ as the first one and '…'.
+    3–17, and names that differ as the first one and '…'. Numbers at a quote or bracket, such as
+    in '7=tumor' and [7], are to be taken as they are: errors that differ in them stay apart.
     """
     groups: dict[str, list[tuple[str, list[str]]]] = {}
     for name, error in failed.items():
@@ -146,7 +147,7 @@ def _variable(name: str) -> re.Pattern[str]:
         name: name of what failed.
     """
     own = "|".join(re.escape(part) for part in (name, name.partition("-")[2]) if part)
-    number = r"\d+(?:,\d{3})*(?:\.\d+)?"
+    number = r"(?<!['\[\d.,])\d+(?:,\d{3})*(?:\.\d+)?(?![\d'\]])"
     return re.compile(
         rf"((?<![\w.-])(?:{own})(?:\.[A-Za-z]\w{{1,6}})*(?![\w-])|\S*\.[A-Za-z]\w{{1,6}}\b|{number})"
     )

@@ -105,6 +105,17 @@ def test_causes_that_differ_stay_apart() -> None:
     assert [names for _, names in causes(failed)] == [["a", "regions-c"], ["b"]]
 
 
+def test_values_to_be_given_as_they_are_stay_apart() -> None:
+    failed = {
+        name: f"mask {name}.png has labels [{value}]: name them, such as '{value}=tumor'"
+        for name, value in (("a", 7), ("b", 255), ("c", 255))
+    }
+    assert [(error, len(names)) for error, names in causes(failed)] == [
+        ("mask a.png has labels [7]: name them, such as '7=tumor'", 1),
+        ("mask b.png, … has labels [255]: name them, such as '255=tumor'", 2),
+    ]
+
+
 def test_the_figures_of_one_cause_are_given_as_a_span() -> None:
     failed = {
         f"s{number}": f"s{number}.svs: {share} of 1,{number}00 px lie on tissue, see notes.csv"
