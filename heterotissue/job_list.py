@@ -81,7 +81,6 @@ def stored_jobs(store: Store) -> list[JobLine]:
         dates = dict(store.dates(job_key(job, "re")))  # request.json and result.json
         if status is None or not dates:
             continue  # it was deleted meanwhile
-        interrupted = status.state not in ENDED and _left(store, job)
         try:
             name = name_of(status.stage, ledger.request(job))
         except UnreadableRecordError:
@@ -89,13 +88,19 @@ def stored_jobs(store: Store) -> list[JobLine]:
         lines.append(
             JobLine(
                 status,
-                "interrupted" if interrupted else status.state,
+                state_of(store, status),
                 name,
                 dates.get(job_key(job, "request.json")),
                 dates.get(job_key(job, "result.json")),
             )
         )
     return sorted(lines, key=lambda line: line.submitted or datetime.min.replace(tzinfo=UTC))
+
+
+def state_of(store: Store, status: JobStatus) -> str:
+    """Return the state of a job for people; see `stored_jobs`."""
+    interrupted = status.state not in ENDED and _left(store, status.job)
+    return "interrupted" if interrupted else status.state
 
 
 def _left(store: Store, job: str) -> bool:

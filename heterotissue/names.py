@@ -10,6 +10,7 @@ from datetime import datetime
 from itertools import count
 
 from heterotissue.cohort_tables import SPLITS, shown_mpp
+from heterotissue.job_list import state_of
 from heterotissue.sources.records import some
 from shared.contracts.base import Split
 from shared.contracts.cluster import ClusterRecord, cluster_key
@@ -202,7 +203,7 @@ class Entry:
 
     Attributes:
         made: UTC time of its record; None while it has none.
-        state: state of its job; 'made' if no job is known.
+        state: state of its job, as `htd jobs list` has it; 'made' if no job is known.
         job: the job that it belongs to; empty if no job is known.
         about: what its record says, in a few words; or why that cannot be read.
     """
@@ -234,7 +235,7 @@ def entries(store: Store, kind: str) -> Iterator[Entry]:
         except ValueError:
             about = f"{key} cannot be read: another version of this program wrote it"
         made = dict(store.dates(key)).get(key)
-        state = status.state if status else "made"
+        state = state_of(store, status) if status else "made"
         yield Entry(name, made, state, job or "", about)
 
 

@@ -318,12 +318,13 @@ def _set_by(changes: list[str]) -> Callable[[Place], str]:
 
     def name(place: Place) -> str:
         path = dotted(place)
-        for item in reversed(changes):
-            changed_path = item.partition("=")[0]
-            if f"{path}.".startswith(f"{changed_path}.") or changed_path.startswith(f"{path}."):
-                given = f"--set {shortened(item)}"
-                return given if path == changed_path else f"{given}: {path}"
-        return path
+        within = [item for item in changes if item.startswith(f"{path}.")]
+        over = [item for item in changes if f"{path}.".startswith(f"{item.partition('=')[0]}.")]
+        if len(within) > 1 or not within + over:
+            return path  # any of several may be the wrong one
+        item = (within + over)[-1]
+        given = f"--set {shortened(item)}"
+        return given if path == item.partition("=")[0] else f"{given}: {path}"
 
     return name
 

@@ -26,9 +26,11 @@ class EvaluateRequest(Request):
     dataset: Name
     regions: Name | None = Field(None, description="real region set; default: the model's own")
     real_train: tuple[Split, ...] = Field(
-        ("train",), description="splits that segmenters are trained on"
+        ("train",), min_length=1, description="splits that segmenters are trained on"
     )
-    real_test: tuple[Split, ...] = Field(("test",), description="splits of the real test images")
+    real_test: tuple[Split, ...] = Field(
+        ("test",), min_length=1, description="splits of the real test images"
+    )
     ablation: dict[Name, Name] = Field(
         default_factory=dict,
         description="row (none, map, crops, both, …) → dataset made from maps and crops of the "

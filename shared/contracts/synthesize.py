@@ -51,7 +51,7 @@ class MapSource(Contract):
         "shares of a region",
     )
     regions: Name | None = Field(None, description="region set; default: the model's own")
-    splits: tuple[Split, ...] = ("train",)
+    splits: tuple[Split, ...] = Field(("train",), min_length=1)
     augment: bool = Field(True, description="turn and mirror the maps at random")
 
 
@@ -59,7 +59,7 @@ class CropSource(Contract):
     """The source of crops: regions of a set, from the slide of the map or from others."""
 
     regions: Name | None = Field(None, description="region set; default: the model's own")
-    splits: tuple[Split, ...] = ("train",)
+    splits: tuple[Split, ...] = Field(("train",), min_length=1)
     slide: Literal["same", "other", "any"] = Field(
         "any", description="whether a crop comes from the slide of the map"
     )

@@ -26,7 +26,15 @@ SUBMITTING = timedelta(minutes=1)
 
 
 class NameTakenError(InputError):
-    """A name in the store belongs to the job of another request."""
+    """A name in the store belongs to the job of another request.
+
+    Attributes:
+        wrong: what is wrong, without what to do.
+    """
+
+    def __init__(self, wrong: str) -> None:
+        super().__init__(f"{wrong}: choose another name, or replace it with --replace")
+        self.wrong = wrong
 
 
 def owner(store: Store, product: str) -> str | None:
@@ -113,8 +121,7 @@ class Claims:
             other = self._holder(name)
             if other is None and not replace and _occupied(self.store, name):
                 raise NameTakenError(
-                    f"{name} is in the store already, and no job is known to have made it: choose "
-                    "another name, or replace it with --replace"
+                    f"{name} is in the store already, and no job is known to have made it"
                 )
             if other is not None and other != self.job:
                 if not replace:
@@ -250,17 +257,11 @@ def _short(value: Any) -> str:
 
 def _taken(name: str, other: str, status: JobStatus | None, differing: Sequence[str] = ()) -> str:
     if not other:
-        return (
-            f"{name} is in the store, and the record of the job that made it is damaged: choose "
-            "another name, or replace it with --replace"
-        )
+        return f"{name} is in the store, and the record of the job that made it is damaged"
     doing = "is being made" if status and status.state in {"planning", "running"} else "was made"
     more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
     how = f" ({'; '.join(differing[:3])}{more})" if differing else ""
-    return (
-        f"{name} {doing} by job {other} from another request{how}: choose another "
-        "name, or replace it with --replace"
-    )
+    return f"{name} {doing} by job {other} from another request{how}"
 
 
 def _occupied(store: Store, product: str) -> bool:

@@ -181,6 +181,17 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPa
         htd(monkeypatch, "doctor")
 
 
+def test_a_fault_of_several_options_blames_none_of_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("train", "--regions", "none", "--model", "m", "--warm-start", "colon")
+    views, batch = "recipe.denoiser.views=1", "recipe.denoiser.batch_size=2"
+    assert htd(monkeypatch, *words, "--set", views) == 2
+    assert f"error: --set {views}: recipe.denoiser: views must be" in capsys.readouterr().err
+    assert htd(monkeypatch, *words, "--set", views, "--set", batch) == 2
+    assert "error: recipe.denoiser: views must be" in capsys.readouterr().err
+
+
 def test_a_wrong_setting_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

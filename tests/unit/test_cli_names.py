@@ -81,6 +81,14 @@ def test_a_name_alone_means_the_newest_version(store: DirectoryStore) -> None:
         training(version="newest")
 
 
+def test_a_list_says_that_nobody_works_on_a_thing(store: DirectoryStore) -> None:
+    job = Ledger(store).submit(training())
+    assert {entry.name: entry.state for entry in entries(store, "models")}["new/1"] == "planning"
+    store.delete(f"open-jobs/{job}")
+    found = {entry.name: entry.state for entry in entries(store, "models")}
+    assert (found["new/1"], found["toy/1"]) == ("interrupted", "made")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_can_be_listed(store: DirectoryStore, kind: str) -> None:
     found = {entry.name: entry for entry in entries(store, kind)}

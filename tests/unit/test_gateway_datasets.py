@@ -165,6 +165,7 @@ def test_an_estimate_goes_by_what_earlier_datasets_took(gateway: Gateway) -> Non
         ({"proportions": {"necrosis": 0.5}}, "#/proportions", "necrosis"),
         ({"proportions": {"tumor": 0.8, "stroma": 0.8}}, "#/proportions", "at most 1 in sum"),
         ({"maps": {"splits": ["val"]}}, "#/maps", "no region in val"),
+        ({"maps": {"splits": []}}, "#/maps/splits", "at least 1 item"),
         ({"crops": {"regions": "none"}}, "#/crops", "regions/none/set.json"),
         ({"crops": {"splits": ["test"], "slide": "same"}}, "#/crops", "for the maps of 'slide-a'"),
         (
@@ -188,6 +189,15 @@ def test_what_cannot_be_made_is_refused_at_once(
     assert problem["errors"][0]["pointer"] == pointer
     assert words in problem["detail"]
     assert gateway.client.get("/v1/jobs").json()["items"] == []
+
+
+def test_a_field_that_is_sent_twice_is_refused(gateway: Gateway) -> None:
+    body = json.dumps(BODY | {"seed": 3})[:-1] + ', "seed": 4}'
+    answer = gateway.client.post(
+        "/v1/datasets", content=body, headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code == 422
+    assert "the body has 'seed' twice" in answer.json()["detail"]
 
 
 def test_a_class_that_no_crop_can_be_cut_of_is_refused_at_once(gateway: Gateway) -> None:

@@ -79,6 +79,13 @@ def test_a_field_is_submitted_and_refused_by_its_parts(gateway: Gateway) -> None
     assert (first["status"]["job"], first["record"], second) == (waiting, None, item)
     page = gateway.client.get("/v1/fields", params={"limit": 1}).json()
     assert (page["items"], page["next"]) == ([first], "e")
+    for place in ("e", "e/slide.tiff"):
+        early = gateway.client.get(f"/v1/fields/{place}")
+        assert (early.status_code, early.headers["Retry-After"]) == (409, "5")
+        assert f"field 'e' is not there: its job {waiting} is" in early.json()["detail"]
+    taken = gateway.client.post("/v1/fields", json=given | {"field": "e", "seed": 9})
+    assert (taken.status_code, "replace" in taken.text) == (409, False)
+    assert taken.json()["remedy"] == "choose another name, or delete what has this one"
     missing = gateway.client.get("/v1/fields/e/deepzoom.dzi")
     assert (missing.status_code, "fields/e/field.json" in missing.text) == (404, True)
     check_pages(gateway, waiting)
@@ -92,6 +99,8 @@ def test_a_field_is_submitted_and_refused_by_its_parts(gateway: Gateway) -> None
     refused = gateway.client.delete("/v1/fields/e")
     assert (refused.status_code, "fields/e is being made" in refused.text) == (409, True)
     gateway.client.post(f"/v1/jobs/{waiting}/cancel")
+    gone = gateway.client.get("/v1/fields/e")
+    assert (gone.status_code, f"{waiting} is cancelled" in gone.json()["detail"]) == (409, True)
     for name in ("e", "f"):
         assert gateway.client.delete(f"/v1/fields/{name}").status_code == 204
         assert gateway.client.delete(f"/v1/fields/{name}").status_code == 404

@@ -27,7 +27,7 @@ from shared.contracts.field import FieldRecord, FieldRequest, PlacedCrop, field_
 from shared.contracts.field_bodies import FieldBody, FieldInfo, FieldPage
 from shared.contracts.gateway import CropBody
 from shared.contracts.image import GivenCrop
-from shared.contracts.jobs import JobStatus
+from shared.contracts.jobs import ENDED, JobStatus
 from shared.contracts.models import ModelRecord
 from shared.contracts.synthesize import SamplingChoice
 from shared.datasets.field_crops import check_sources
@@ -153,16 +153,43 @@ def find_field(caller: Caller, field: str) -> FieldInfo | None:
     return FieldInfo(field=field, status=public(found) if found else None, record=record)
 
 
-@router.get("/{field}", responses=documented(404))
+def finished_field(caller: Caller, field: str) -> FieldRecord:
+    """Return the record of a finished field.
+
+    Raises:
+        ProblemError: there is none (404), or it is not made yet, or its job has failed (409).
+    """
+    found = find_field(caller, field)
+    if found is None:
+        raise ProblemError(
+            404,
+            "no-field",
+            f"there is no field {field!r}",
+            remedy="GET /v1/fields lists those there are",
+        )
+    if found.record is None and found.status is not None:
+        job, state = found.status.job, found.status.state
+        going = state not in ENDED
+        raise ProblemError(
+            409,
+            "in-the-making" if going else "not-made",
+            f"field {field!r} is not there: its job {job} is {state}",
+            remedy=f"GET /v1/jobs/{job}" + ("" if going else f", or POST /v1/jobs/{job}/retry"),
+            headers={"Retry-After": "5"} if going else None,
+        )
+    return caller.store.get_model(field_key(field, "field.json"), FieldRecord)
+
+
+@router.get("/{field}", responses=documented(404, 409))
 def show_field(field: FieldName, caller: MayRead) -> FieldRecord:
     """Return the record of a finished field."""
-    return caller.store.get_model(field_key(field, "field.json"), FieldRecord)
+    return finished_field(caller, field)
 
 
 @router.get(
     "/{field}/{file}",
     response_class=StreamingResponse,
-    responses=documented(404) | sending("application/octet-stream"),
+    responses=documented(404, 409) | sending("application/octet-stream"),
 )
 def get_field_file(
     field: FieldName,
@@ -171,7 +198,7 @@ def get_field_file(
     wanted: Wanted,
 ) -> Response:
     """Download a field as a slide, its label pyramid, or the outlines of its regions."""
-    record = caller.store.get_model(field_key(field, "field.json"), FieldRecord)
+    record = finished_field(caller, field)
     key, name, digest = field_key(field, file), f"{field}-{file}", record.sha256.get(file)
     return send_object(caller.store, key, wanted, TYPES[file], name, digest)
 

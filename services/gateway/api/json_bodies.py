@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -17,6 +19,7 @@ from starlette.requests import ClientDisconnect
 
 from services.gateway.api.problems import ProblemError
 from services.gateway.api.turns import Threads, TurnRoute
+from shared.errors import quoted, shortened
 
 T = TypeVar("T")
 
@@ -124,6 +127,7 @@ def parse(kind: TypeAdapter[T], data: bytes) -> T:
     if not data:
         raise RequestValidationError([{"type": "missing", "loc": ("body",), "msg": "no body"}])
     check_values(data)
+    check_names(data)
     try:
         return kind.validate_json(data)
     except ValidationError as error:
@@ -138,6 +142,26 @@ def parse(kind: TypeAdapter[T], data: bytes) -> T:
         raise RequestValidationError(
             [item | {"loc": ("body", *item["loc"])} for item in items]
         ) from error
+
+
+def check_names(data: bytes) -> None:
+    """Check that no object of a JSON text has a field twice, of which one would be dropped.
+
+    Raises:
+        ProblemError: one has (422).
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+            raise ProblemError(
+                422, "invalid", f"the body has {quoted(shortened(twice))} twice: send it once"
+            )
+        return found
+
+    with suppress(ValueError, RecursionError):  # it is no JSON, which its parser explains
+        json.loads(data, object_pairs_hook=once)
 
 
 def check_values(data: bytes) -> None:

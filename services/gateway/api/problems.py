@@ -14,6 +14,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from minio.error import MinioException
 from pydantic import BaseModel, Field, ValidationError
 from redis.exceptions import RedisError, ResponseError
@@ -145,9 +146,13 @@ def install(app: FastAPI) -> None:
         return answer(_details(404, "not-found", f"there is no {error.key!r}"))
 
     @app.exception_handler(NameTakenError)
-    async def _taken(_: Request, error: NameTakenError) -> Response:
-        remedy = "choose another name, or add ?replace=true"
-        return answer(_details(409, "name-taken", hide_paths(str(error)), remedy))
+    async def _taken(request: Request, error: NameTakenError) -> Response:
+        route = request.scope.get("route")
+        options = route.dependant.query_params if isinstance(route, APIRoute) else []
+        replaces = "replace" in {option.name for option in options}
+        other = "add ?replace=true" if replaces else "delete what has this one"
+        remedy = f"choose another name, or {other}"
+        return answer(_details(409, "name-taken", hide_paths(error.wrong), remedy))
 
     @app.exception_handler(KeyTakenError)
     async def _clash(_: Request, error: KeyTakenError) -> Response:
