@@ -93,12 +93,38 @@ class LimitProblems:
         await self.app(scope, receive, problem_instead)
 
 
+class HeadersAlone:
+    """Middleware that answers HEAD as GET is answered, without the body.
+
+    Servers tell the application that the client is gone once the answer is whole, so a stream of
+    bytes ends after its first part.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            return await self.app(scope, receive, send)
+        whole = False
+
+        async def without_body(message: Message) -> None:
+            nonlocal whole
+            if message["type"] == "http.response.start":
+                await send(message)
+            elif not whole:
+                whole = True
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        await self.app(dict(scope) | {"method": "GET"}, receive, without_body)
+
+
 class Application(FastAPI):
     """A FastAPI whose middleware wraps FastAPI's own limit on bodies and its plain-text error."""
 
     def build_middleware_stack(self) -> ASGIApp:
         """Wrap FastAPI's own middleware with ours."""
-        inner = LimitProblems(super().build_middleware_stack())
+        inner = HeadersAlone(LimitProblems(super().build_middleware_stack()))
         return SecurityHeaders(Tracing(Counting(inner, self.state.figures)))
 
     def openapi(self) -> dict[str, Any]:

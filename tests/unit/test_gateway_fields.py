@@ -67,6 +67,11 @@ def test_a_field_is_submitted_and_refused_by_its_parts(gateway: Gateway) -> None
     assert (record["width"], record["height"]) == (64, 32)
     slide = gateway.client.get("/v1/fields/f/slide.tiff")
     assert slide.content[:2] == b"II"
+    head = gateway.client.head("/v1/fields/f/slide.tiff")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["Content-Length"] == str(len(slide.content))
+    assert gateway.client.head("/v1/fields/none").status_code == 404
+    assert gateway.holding().head("/v1/fields/f").status_code == 403
     check_tiles_of_field(gateway, record, labels, slide.content)
     (item,) = gateway.client.get("/v1/fields").json()["items"]
     assert (item["field"], item["status"]["state"], item["record"]) == ("f", "done", record)
