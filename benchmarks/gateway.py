@@ -32,10 +32,9 @@ from heterotissue.stack.supervisor import Stack
 from heterotissue.study import counterparts
 from services.gateway.api.tokens import Tokens
 from services.gateway.signing import SignedRecords
-from shared.contracts.models import ModelRef
 from shared.contracts.synthesize import DatasetRequest
 from shared.contracts.tenants import LOCAL
-from shared.models import read_model
+from shared.models import find_version, read_model
 from shared.storage import open_store
 
 PAUSE = 5.0  # seconds between two questions of one client
@@ -187,7 +186,7 @@ def main() -> None:
     given = parser.parse_args()
     os.environ["HTD_THREADS"] = "1"  # a core for the worker, one for all others
     source = open_store(given.store)
-    model = read_model(source, ModelRef.parse(given.model))
+    model = read_model(source, find_version(source, given.model))
     with (
         tempfile.TemporaryDirectory(prefix="htd-load-") as folder,
         Stack(Path(folder), ["synthesize"], print, gateway=True) as stack,

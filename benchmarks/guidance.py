@@ -33,7 +33,7 @@ from services.evaluate.segmentation import (
     train_segmenter,
 )
 from shared.contracts.base import Classes
-from shared.contracts.models import ModelRecord, ModelRef
+from shared.contracts.models import ModelRecord
 from shared.contracts.sampling import Sampling
 from shared.contracts.synthesize import Condition
 from shared.datasets.pseudonyms import source_names
@@ -41,7 +41,7 @@ from shared.datasets.samples import DatasetIndex, load_dataset
 from shared.diffusion.guidance import Guidance
 from shared.encoders import load_encoder
 from shared.imaging.region_sets import RegionIndex, load_region_set
-from shared.models import read_model
+from shared.models import find_version, read_model
 
 SEGMENTER_BATCH = 16
 ALWAYS = {"guidance_low": 0.0, "guidance_high": 1.0}
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     target = Target.of(given.store, "")
     store = target.store
-    record = read_model(store, ModelRef.parse(given.model))
+    record = read_model(store, find_version(store, given.model))
     known = load_region_set(store, record.regions)
     real, train = (RegionIndex(store, known, split) for split in ("val", "train"))
     settings = compared(given.condition)

@@ -16,12 +16,11 @@ import numpy as np
 from PIL import Image
 
 from heterotissue.first_picture import MAPS, cut_crops, draw_glands
-from shared.contracts.models import ModelRef
 from shared.datasets.samples import Sample, draw_crops, load_dataset, read_shard
 from shared.diffusion.crops import CropRule
 from shared.diffusion.model_store import load_model
 from shared.imaging.sheet import colorize, sheet
-from shared.models import read_model
+from shared.models import find_version, read_model
 from shared.storage import open_store
 
 
@@ -45,7 +44,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     store = open_store(given.store)
-    record = read_model(store, ModelRef.parse(given.model))
+    record = read_model(store, find_version(store, given.model))
     sampler, size = load_model(store, record.ref, "cpu"), record.size
     rule = CropRule.of(record.recipe.denoiser, record.classes)
     rng = np.random.default_rng(given.seed)

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from heterotissue.study import counterparts
 from services.synthesize.compose import Composer
-from shared.contracts.models import ModelRef
 from shared.datasets.region_bank import RegionBank
 from shared.diffusion.autoencoder import encode_latents, vae_factor
 from shared.diffusion.flow import Velocity, draw_noise, guided, sample_flow
@@ -25,6 +24,7 @@ from shared.diffusion.guidance import Guidance
 from shared.diffusion.model_store import load_model
 from shared.diffusion.precision import autocast
 from shared.imaging.region_sets import load_region_set
+from shared.models import find_version
 from shared.storage import open_store
 
 EVALUATIONS = (4, 6, 10, 20, 40)
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16)
     given = parser.parse_args()
     store = open_store(given.store)
-    sampler = load_model(store, ModelRef.parse(given.model), "cpu")
+    sampler = load_model(store, find_version(store, given.model), "cpu")
     model, pipeline = sampler.record, sampler.pipeline
     bank = RegionBank(store, load_region_set(store, model.regions), ("val",), model)
     request = counterparts("solver", model.ref, "val", given.images)

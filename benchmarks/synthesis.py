@@ -55,13 +55,13 @@ from heterotissue.study import IMAGENET_ENCODERS, counterparts
 from services.evaluate.fidelity import FeatureSet, fidelity
 from services.synthesize.generate import IN_FLIGHT
 from shared.contracts.deploy import DeployRequest, served_model, served_prefix
-from shared.contracts.models import ModelRecord, ModelRef
+from shared.contracts.models import ModelRecord
 from shared.contracts.sampling import Sampling
 from shared.contracts.tenants import LOCAL
 from shared.diffusion.model_store import load_model
 from shared.encoders import load_encoder
 from shared.errors import JobError
-from shared.models import read_model
+from shared.models import find_version, read_model
 from shared.serving.client import Server, TritonGenerator
 from shared.serving.deployments import deployments
 from shared.serving.priority import Priority
@@ -268,7 +268,7 @@ def main() -> None:
     given.out.parent.mkdir(parents=True, exist_ok=True)
     source = open_store(given.store)
 
-    model = read_model(source, ModelRef.parse(given.model))
+    model = read_model(source, find_version(source, given.model))
     bank = val_bank(source, model)
     batches = batched(compose(bank, model, given.batches * BATCH))
     loaded = load_model(source, model.ref, "cpu").pipeline
@@ -276,12 +276,13 @@ def main() -> None:
     plain = PlainPipeline(as_diffusers, loaded.denoiser, FlowMatchEulerDiscreteScheduler())
     ways: dict[str, Make] = {"plain": plain, "default": in_process(source, model)}
     if given.student:
-        ways["student"] = in_process(source, read_model(source, ModelRef.parse(given.student)))
+        student = read_model(source, find_version(source, given.student))
+        ways["student"] = in_process(source, student)
     result: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{platform.machine()}, {settings().threads} threads",
         "sampling": {
-            name: read_model(source, ModelRef.parse(each)).recipe.sampling.model_dump()
+            name: read_model(source, find_version(source, each)).recipe.sampling.model_dump()
             for name, each in (("default", given.model), ("student", given.student))
             if each
         },

@@ -22,6 +22,7 @@ from heterotissue.recipes import load_recipe
 from heterotissue.sources.dicom import read_instance
 from heterotissue.sources.listed import find_by_table
 from services.gateway.api.json_bodies import parse
+from services.gateway.api.problems import ProblemError
 from services.ingest import tile_tables
 from services.ingest.annotations.outlines import SlideGeometry
 from services.ingest.annotations.writing import write_annotation
@@ -93,7 +94,7 @@ def make_targets(folder: Path) -> list[Target]:
         Target("key", _key, {"a": b"slides/a/slide.json"}),
         Target("request", _request, BODIES, (ValidationError,), share=2),
         Target("image body", lambda path: parse(IMAGE_BODY, path.read_bytes()),
-               {"a.json": _image_body()}, (RequestValidationError,)),
+               {"a.json": _image_body()}, (RequestValidationError, ProblemError)),
     ]  # fmt: skip
 
 

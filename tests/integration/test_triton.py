@@ -147,7 +147,7 @@ def test_a_field_is_denoised_by_the_server(
 
     def field(name: str) -> UInt8:
         request = FieldRequest.model_validate(
-            {"field": name, "model": "m", "labels": "maps/map.tif", "steps": 2,
+            {"field": name, "model": "m", "version": "1", "labels": "maps/map.tif", "steps": 2,
              "compression": "deflate", "guidance_map": 1.5, "guidance_crops": 1.5}
         )  # fmt: skip
         ledger = Ledger(running.store)

@@ -105,7 +105,10 @@ def test_what_is_no_progress_counts_as_none(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = {"dataset": "p", "model": "toy", "images": 8, "steps": 1, "shard_size": 2}
-    assert gateway.client.post("/v1/datasets", json=body).status_code == 202
+    newest = gateway.client.post("/v1/datasets", json=body)
+    assert (newest.status_code, "models/toy/2/model.json" in newest.text) == (422, True)
+    answer = gateway.client.post("/v1/datasets", json=body | {"version": "1"})
+    assert answer.status_code == 202
     values = ("garbage", "[]", '{"done": "x", "total": 2, "note": ""}', '{"done": 1}',
               '{"done": -1e400, "total": 2, "note": ""}')  # fmt: skip
     reports = {f"shard-{number:06d}": value for number, value in enumerate(values)}

@@ -156,7 +156,7 @@ def test_the_service_loads_a_folder_without_the_users_side(store: DirectoryStore
         "import sys; from pathlib import Path; from shared.contracts.models import ModelRef\n"
         "from shared.diffusion.model_store import load_model\n"
         "from shared.storage import DirectoryStore\n"
-        f"load_model(DirectoryStore(Path({str(store.root)!r})), ModelRef('student'), 'cpu')\n"
+        f"load_model(DirectoryStore(Path({str(store.root)!r})), ModelRef('student', '1'), 'cpu')\n"
         "print([name for name in sys.modules if name.startswith('heterotissue')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
