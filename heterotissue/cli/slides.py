@@ -226,9 +226,10 @@ def tiles(
 ) -> None:
     """Ingest tiles that were cut elsewhere, with their masks, as training regions.
 
-    Masks are found by name: <tile>.mask.png, <tile>_mask.png. The pixels of a mask are class
-    indices. In a folder that has the name of a class (or one that --rename gives), pixels that are
-    not black are that class. All other pixels are class 0, other tissue.
+    Masks are found by name: <tile>.mask.png, <tile>_mask.png. A tile with several that differ is
+    left out. The pixels of a mask are class indices. In a folder that has the name of a class (or
+    one that --rename gives), pixels that are not black are that class. All other pixels are class
+    0, other tissue.
     """
     target = Target.of(store, broker, dry_run)
     mask_classes = parse_classes(classes, exhaustive=True)

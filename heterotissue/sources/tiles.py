@@ -219,11 +219,6 @@ def _read(
             f"may have any of several masks: {some(map(shown, masks))}. Put masks into the same "
             "subfolders as tiles"
         )
-    if len(masks) > 1:
-        found.notes.append(
-            f"{shown(below)} has several masks: {some((shown(m.name) for m in masks), 3)}; taken: "
-            f"{shown(masks[0].name)}"
-        )
     if reason := unusable(masks[0]):
         raise InputError(f"has a mask, {shown(masks[0].name)}, that {reason}")
     for file in (path, masks[0]):
@@ -231,6 +226,15 @@ def _read(
             raise InputError(
                 f"has a path that is not valid UTF-8, {shown(file.resolve())}: rename it"
             )
+    mask_sha256, *others = map(_hash, masks)
+    if others:
+        names = some(shown(mask.name) for mask in masks)
+        if {*others} != {mask_sha256}:
+            raise InputError(
+                f"has several masks, which differ: {names}. Keep the right one, and remove or "
+                "rename the others"
+            )
+        found.notes.append(f"{shown(below)} has several masks, which are equal: {names}")
     owner = patients.of(path, below) if patients else None
     if patients and owner is None:
         raise InputError(f"--patient {quoted(patients.rule)} tells no patient of it")
@@ -256,7 +260,7 @@ def _read(
         next(iter(labels), None),
         _side(path),
         _hash(path),
-        _hash(masks[0]),
+        mask_sha256,
     )
 
 

@@ -101,7 +101,21 @@ def test_several_masks_of_a_tile_are_named(htd: Any, tmp_path: Path) -> None:
         write_mask(tmp_path / f"tiles/1{ending}.png", 96)
     done = htd("tiles", tmp_path / "tiles", *COMMON, "--cohort", "c")
     assert done.code == 0, done.text
-    assert "1.png has several masks: 1_mask.png, 1_seg.png; taken: 1_mask.png" in done.text
+    assert "1.png has several masks, which are equal: 1_mask.png, 1_seg.png" in done.text
+
+
+def test_a_tile_of_masks_that_differ_is_left_out(htd: Any, tmp_path: Path) -> None:
+    for number in (1, 2):
+        write_slide(tmp_path / f"{number}.png", number, 96)
+        write_mask(tmp_path / f"{number}_mask.png", 96)
+    Image.new("L", (96, 96), 2).save(tmp_path / "1.mask.png")
+    done = htd("tiles", tmp_path, *COMMON, "--cohort", "c")
+    assert done.code == 3, done.text
+    assert (
+        "left out: 1.png: has several masks, which differ: 1_mask.png, 1.mask.png. Keep the right "
+        "one, and remove or rename the others"
+    ) in done.text
+    assert [part.slide for part in load_region_set(done.store, "c").slides] == ["2"]
 
 
 def test_names_are_no_masks_where_masks_have_their_own_folder(htd: Any, tmp_path: Path) -> None:
@@ -113,7 +127,7 @@ def test_names_are_no_masks_where_masks_have_their_own_folder(htd: Any, tmp_path
     write_mask(tmp_path / "tiles/a_mask.png", 96)
     write_mask(tmp_path / "tiles/b_seg_mask.png", 96)
     beside = htd(*words, "c", "--replace").text
-    assert "labelled 1" in beside
+    assert "a.png: has several masks, which differ: a_mask.png, a_gt.png" in beside
     assert "skipped 1 images without a tile, which are masks by their names: b_seg.png" in beside
 
 
