@@ -219,8 +219,9 @@ def _read(
             f"may have any of several masks: {some(map(shown, masks))}. Put masks into the same "
             "subfolders as tiles"
         )
-    if reason := unusable(masks[0]):
-        raise InputError(f"has a mask, {shown(masks[0].name)}, that {reason}")
+    for mask in masks:
+        if reason := unusable(mask):
+            raise InputError(f"has a mask, {shown(mask.name)}, that {reason}")
     for file in (path, masks[0]):
         if not is_utf8(str(file.resolve())):
             raise InputError(

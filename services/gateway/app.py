@@ -106,17 +106,19 @@ class HeadersAlone:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "HEAD":
             return await self.app(scope, receive, send)
+        asked = dict(scope) | {"method": "GET"}
         whole = False
 
         async def without_body(message: Message) -> None:
             nonlocal whole
             if message["type"] == "http.response.start":
+                scope["route"] = asked.get("route")  # by which requests are counted
                 await send(message)
-            elif not whole:
+            elif message["type"] == "http.response.body" and not whole:
                 whole = True
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-        await self.app(dict(scope) | {"method": "GET"}, receive, without_body)
+        await self.app(asked, receive, without_body)
 
 
 class Application(FastAPI):

@@ -13,6 +13,7 @@ from shared.contracts.base import Classes
 from shared.errors import InputError
 from shared.imaging.mask_values import lookup, stated_colors
 from shared.imaging.masks import open_mask
+from shared.imaging.region_sets import load_region_set
 from tests.formats.cohort_files import write_mask, write_slide
 
 COMMON = ("--classes", "tumor,stroma", "--mpp", "0.5")

@@ -167,14 +167,14 @@ def finished_field(caller: Caller, field: str) -> FieldRecord:
             f"there is no field {field!r}",
             remedy="GET /v1/fields lists those there are",
         )
-    if found.record is None and found.status is not None:
+    if found.record is None and found.status is not None and found.status.state != "done":
         job, state = found.status.job, found.status.state
         going = state not in ENDED
         raise ProblemError(
             409,
             "in-the-making" if going else "not-made",
             f"field {field!r} is not there: its job {job} is {state}",
-            remedy=f"GET /v1/jobs/{job}" + ("" if going else f", or POST /v1/jobs/{job}/retry"),
+            remedy=f"GET /v1/jobs/{job}" + ("" if going else ", or send the request again"),
             headers={"Retry-After": "5"} if going else None,
         )
     return caller.store.get_model(field_key(field, "field.json"), FieldRecord)

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
 from services.gateway.api.json_bodies import (
+    check_names,
     check_values,
     json_of,
     media_type,
@@ -82,6 +83,7 @@ async def read_image_body(request: Request) -> ImageBody:
 def _insert(text: str, labels: bytes, crops: list[bytes]) -> bytes:
     """Insert the files of a form, in base64, into the JSON of its part `request`; return that."""
     check_values(text.encode())
+    check_names(text.encode())
     try:
         fields = json.loads(text)
         given = {"png", "regions", "region"}

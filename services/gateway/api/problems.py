@@ -19,6 +19,7 @@ from minio.error import MinioException
 from pydantic import BaseModel, Field, ValidationError
 from redis.exceptions import RedisError, ResponseError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from urllib3.exceptions import HTTPError
 
 from shared.contracts.explaining import describe
@@ -139,7 +140,10 @@ def install(app: FastAPI) -> None:
         elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             detail = f"{request.url.path} does not take {request.method}"
         remedy = "/openapi.json lists all operations" if error.status_code in {404, 405} else None
-        return answer(_details(error.status_code, kind, detail, remedy), error.headers)
+        headers = dict(error.headers or {})
+        if "Allow" in headers:  # of the first route of the path alone
+            headers["Allow"] = ", ".join(_methods(request))
+        return answer(_details(error.status_code, kind, detail, remedy), headers)
 
     @app.exception_handler(ObjectNotFoundError)
     async def _missing(_: Request, error: ObjectNotFoundError) -> Response:
@@ -223,6 +227,19 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RedisError, _unavailable)
     app.add_exception_handler(MinioException, _store)
     app.add_exception_handler(OSError, _store)
+
+
+def _methods(request: Request) -> list[str]:
+    """Return the methods that the path of a request takes."""
+    own = [
+        method
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        if any(
+            route.matches(dict(request.scope) | {"method": method})[0] is Match.FULL
+            for route in request.app.router.routes
+        )
+    ]
+    return ["HEAD", *own] if "GET" in own else own
 
 
 def _explain(error: RequestValidationError) -> ProblemDetails:
