@@ -135,8 +135,7 @@ def model_labels(mask: Mask, model: ModelRecord, names: Mapping[str, str] | None
 
 def read_labels(mask: Mask, model: ModelRecord) -> UInt8:
     """Read a mask whole: the model's labels, upright, uint8 (h, w). Raises as `model_labels`."""
-    table = model_labels(mask, model)
-    return turned(table(mask.rows(0, mask.height)), mask.orientation)
+    return _upright(mask, model_labels(mask, model))
 
 
 def area_labels(mask: Mask) -> Lookup:
@@ -146,8 +145,11 @@ def area_labels(mask: Mask) -> Lookup:
 
 def read_area(mask: Mask) -> NDArray[np.bool_]:
     """Read the area of a mask, upright, bool (h, w). Raises `InputError`."""
-    table = area_labels(mask)
-    return turned(table(mask.rows(0, mask.height)), mask.orientation) > 0
+    return _upright(mask, area_labels(mask)) > 0
+
+
+def _upright(mask: Mask, table: Lookup) -> UInt8:
+    return turned(table(mask.rows(0, mask.height)), mask.orientation)
 
 
 def find_tissue(tissue: str, model: ModelRecord) -> LabelClass:

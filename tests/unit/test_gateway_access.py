@@ -27,13 +27,6 @@ from tests.region_sets import make_region_set
 from tests.unit.test_gateway_datasets import BODY
 
 
-@pytest.fixture
-def gateway(tmp_path: Path) -> Gateway:
-    store = DirectoryStore(tmp_path)
-    publish_toy_model(store, make_region_set(store))
-    return Gateway(tmp_path)
-
-
 def test_the_first_token_is_made_once_and_only_its_hash_is_kept(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     records = SignedRecords(store, KEY)

@@ -24,20 +24,11 @@ from shared.queue.tenants import ledger_of
 from shared.storage import DamagedObjectError, DirectoryStore, StoreView, sha256
 from shared.storage.formats import pack_tar, unpack_tar
 from tests.gateway import Gateway
-from tests.models import publish_toy_model
-from tests.region_sets import make_region_set
 from tests.unit.test_gateway_datasets import BODY
 from tests.unit.test_gateway_images import body as image_body
 from tests.unit.test_gateway_images import label_map, text
 
 BLACK = np.zeros((32, 32, 3), np.uint8)
-
-
-@pytest.fixture
-def gateway(tmp_path: Path) -> Gateway:
-    store = DirectoryStore(tmp_path)
-    publish_toy_model(store, make_region_set(store))
-    return Gateway(tmp_path)
 
 
 class Fetched(StoreView):

@@ -11,7 +11,6 @@ import tarfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -31,7 +30,6 @@ from shared.jobs import NoLeases, Reporter, execute
 from shared.queue.tenants import ledger_of
 from shared.storage import DirectoryStore, sha256
 from tests.gateway import Gateway
-from tests.models import publish_toy_model
 from tests.region_sets import make_region_set
 
 BODY: dict[str, Any] = {
@@ -40,13 +38,6 @@ BODY: dict[str, Any] = {
 
 JSON = {"Content-Type": "application/json"}
 NAN = b'{"dataset": "d", "model": "toy", "proportions": {"tumor": NaN}}'
-
-
-@pytest.fixture
-def gateway(tmp_path: Path) -> Gateway:
-    store = DirectoryStore(tmp_path)
-    publish_toy_model(store, make_region_set(store))
-    return Gateway(tmp_path)
 
 
 def test_a_dataset_is_submitted_watched_and_downloaded(gateway: Gateway) -> None:

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 
 from services.gateway.api import datasets
-from shared.storage import DirectoryStore
 from tests.gateway import Gateway
-from tests.models import publish_toy_model
-from tests.region_sets import make_region_set
 from tests.unit.test_gateway_datasets import BODY
-
-
-@pytest.fixture
-def gateway(tmp_path: Path) -> Gateway:
-    store = DirectoryStore(tmp_path)
-    publish_toy_model(store, make_region_set(store))
-    return Gateway(tmp_path)
 
 
 def test_head_is_answered_as_get_without_the_body(gateway: Gateway) -> None:

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from zlib import compress, crc32
 
@@ -37,19 +36,12 @@ from shared.imaging.region_sets import pack_regions
 from shared.models import read_model
 from shared.queue.sweeping import sweep
 from shared.queue.tenants import tenant_ledger
-from shared.storage import DirectoryStore, sha256
+from shared.storage import sha256
 from tests.gateway import Gateway
 from tests.models import publish_toy_model
 from tests.region_sets import make_region_set, texture_region
 
 NOW = {"Prefer": "wait=0"}
-
-
-@pytest.fixture
-def gateway(tmp_path: Path) -> Gateway:
-    store = DirectoryStore(tmp_path)
-    publish_toy_model(store, make_region_set(store))
-    return Gateway(tmp_path)
 
 
 def text(data: bytes) -> str:

@@ -9,18 +9,8 @@ import pytest
 import rasterio
 from PIL import Image
 
-from shared.storage import DirectoryStore
 from tests.gateway import Gateway
-from tests.models import publish_toy_model
-from tests.region_sets import make_region_set
 from tests.unit.test_gateway_images import NOW, body, label_map, text
-
-
-@pytest.fixture
-def gateway(tmp_path: Path) -> Gateway:
-    store = DirectoryStore(tmp_path)
-    publish_toy_model(store, make_region_set(store))
-    return Gateway(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

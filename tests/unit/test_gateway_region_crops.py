@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,17 +15,7 @@ from shared.datasets.given_crops import read_crop
 from shared.errors import InputError
 from shared.imaging.codec import encode_png
 from shared.models import read_model
-from shared.storage import DirectoryStore
 from tests.gateway import Gateway
-from tests.models import publish_toy_model
-from tests.region_sets import make_region_set
-
-
-@pytest.fixture
-def gateway(tmp_path: Path) -> Gateway:
-    store = DirectoryStore(tmp_path)
-    publish_toy_model(store, make_region_set(store))
-    return Gateway(tmp_path)
 
 
 def text(array: np.ndarray) -> str:  # type: ignore[type-arg]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from services.gateway.api import jobs
@@ -13,18 +11,8 @@ from shared.contracts.ingest import IngestRequest
 from shared.contracts.requests import REQUESTS
 from shared.contracts.synthesize import DatasetRequest
 from shared.jobs import Ledger
-from shared.storage import DirectoryStore
 from tests.gateway import Gateway
-from tests.models import publish_toy_model
-from tests.region_sets import make_region_set
 from tests.unit.test_gateway_datasets import BODY
-
-
-@pytest.fixture
-def gateway(tmp_path: Path) -> Gateway:
-    store = DirectoryStore(tmp_path)
-    publish_toy_model(store, make_region_set(store))
-    return Gateway(tmp_path)
 
 
 def test_a_dataset_is_that_of_the_job_that_has_its_name(gateway: Gateway) -> None:

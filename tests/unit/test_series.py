@@ -216,23 +216,17 @@ def test_another_file_in_the_place_of_an_image_is_not_taken_for_it(
 ) -> None:
     assert run(name, "--n", "1", "--out", "made") == 0
     strange = Path("made", file)
-    strange.write_bytes(Path("crop.png").read_bytes())
-    made = content("made")
-    assert run(name, "--n", "2", "--out", "made") == 2
-    message = " ".join(capsys.readouterr().err.split())
-    assert f"--out made holds {file}, which was not made by this command" in message
-    assert content("made") == made
-    strange.unlink()
-    assert run(name, "--n", "2", "--out", "made") == 0
-
-    strange.write_bytes(Path("crop.png").read_bytes())
-    made = content("made")
-    assert run(name, "--n", "2", "--out", "made") == 2
-    message = " ".join(capsys.readouterr().err.split())
-    assert f"{strange} is not as this command wrote it" in message
-    assert content("made") == made
-    strange.unlink()
-    assert run(name, "--n", "2", "--out", "made") == 0
+    for said in (  # before the image is made, and after
+        f"--out made holds {file}, which was not made by this command",
+        f"{strange} is not as this command wrote it",
+    ):
+        strange.write_bytes(Path("crop.png").read_bytes())
+        made = content("made")
+        assert run(name, "--n", "2", "--out", "made") == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+        assert content("made") == made
+        strange.unlink()
+        assert run(name, "--n", "2", "--out", "made") == 0
     (record,) = Path("made").glob("*.sha256")
     subprocess.run(["sha256sum", "--check", "--strict", record.name], cwd="made", check=True)
 

@@ -44,6 +44,7 @@ from shared.imaging.sandboxed_mask import open_mask
 from shared.imaging.stored_slides import StoredLabelMap, label_map_in, open_label_map
 from shared.jobs.names import owner
 from shared.models import check_layouts, pinned, read_model
+from shared.storage import ObjectNotFoundError
 
 MAX_SIDE = 1 << 15
 """Greatest side of a label map in a body, pixels."""
@@ -159,15 +160,14 @@ def finished_field(caller: Caller, field: str) -> FieldRecord:
     Raises:
         ProblemError: there is none (404), or it is not made yet, or its job has failed (409).
     """
-    found = find_field(caller, field)
-    if found is None:
-        raise ProblemError(
-            404,
-            "no-field",
-            f"there is no field {field!r}",
-            remedy="GET /v1/fields lists those there are",
-        )
-    if found.record is None and found.status is not None and found.status.state != "done":
+    try:
+        return caller.store.get_model(field_key(field, "field.json"), FieldRecord)
+    except ObjectNotFoundError as error:
+        found = find_field(caller, field)
+        if found is None:
+            raise _no_field(field) from error
+        if found.status is None or found.status.state == "done":
+            raise
         job, state = found.status.job, found.status.state
         going = state not in ENDED
         raise ProblemError(
@@ -176,8 +176,16 @@ def finished_field(caller: Caller, field: str) -> FieldRecord:
             f"field {field!r} is not there: its job {job} is {state}",
             remedy=f"GET /v1/jobs/{job}" + ("" if going else ", or send the request again"),
             headers={"Retry-After": "5"} if going else None,
-        )
-    return caller.store.get_model(field_key(field, "field.json"), FieldRecord)
+        ) from error
+
+
+def _no_field(field: str) -> ProblemError:
+    return ProblemError(
+        404,
+        "no-field",
+        f"there is no field {field!r}",
+        remedy="GET /v1/fields lists those there are",
+    )
 
 
 @router.get("/{field}", responses=documented(404, 409))
@@ -207,12 +215,7 @@ def get_field_file(
 def delete_field(field: FieldName, caller: MayGenerate) -> None:
     """Delete a field and the records of its job; refused while the field is being made."""
     if find_field(caller, field) is None:
-        raise ProblemError(
-            404,
-            "no-field",
-            f"there is no field {field!r}",
-            remedy="GET /v1/fields lists those there are",
-        )
+        raise _no_field(field)
     caller.delete(f"fields/{field}")
 
 

@@ -12,10 +12,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
 from services.gateway.api.json_bodies import (
-    check_names,
     check_values,
     json_of,
     media_type,
+    named_once,
     taking,
     validated,
 )
@@ -83,9 +83,8 @@ async def read_image_body(request: Request) -> ImageBody:
 def _insert(text: str, labels: bytes, crops: list[bytes]) -> bytes:
     """Insert the files of a form, in base64, into the JSON of its part `request`; return that."""
     check_values(text.encode())
-    check_names(text.encode())
     try:
-        fields = json.loads(text)
+        fields = json.loads(text, object_pairs_hook=named_once)
         given = {"png", "regions", "region"}
         unfilled = [crop for crop in fields.get("crops", []) if not given & crop.keys()]
     except (ValueError, RecursionError, AttributeError, TypeError) as error:

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 
 from services.gateway.api.problems import ProblemError
 from services.gateway.api.turns import Threads, TurnRoute
-from shared.errors import quoted, shortened
+from shared.errors import quoted
 
 T = TypeVar("T")
 
@@ -127,7 +127,8 @@ def parse(kind: TypeAdapter[T], data: bytes) -> T:
     if not data:
         raise RequestValidationError([{"type": "missing", "loc": ("body",), "msg": "no body"}])
     check_values(data)
-    check_names(data)
+    with suppress(ValueError, RecursionError):  # it is no JSON, which its parser explains
+        json.loads(data, object_pairs_hook=named_once)
     try:
         return kind.validate_json(data)
     except ValidationError as error:
@@ -144,24 +145,17 @@ def parse(kind: TypeAdapter[T], data: bytes) -> T:
         ) from error
 
 
-def check_names(data: bytes) -> None:
-    """Check that no object of a JSON text has a field twice, of which one would be dropped.
+def named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object of its fields, for `json.loads`.
 
     Raises:
-        ProblemError: one has (422).
+        ProblemError: it has a field twice, of which one would be dropped (422).
     """
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-            raise ProblemError(
-                422, "invalid", f"the body has {quoted(shortened(twice))} twice: send it once"
-            )
-        return found
-
-    with suppress(ValueError, RecursionError):  # it is no JSON, which its parser explains
-        json.loads(data, object_pairs_hook=once)
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ProblemError(422, "invalid", f"the body has {quoted(twice)} twice: send it once")
+    return found
 
 
 def check_values(data: bytes) -> None:
