@@ -37,15 +37,14 @@ class LesionRule(Contract):
     """Which lesions are painted where."""
 
     tissue: str = Field(description="name of the class that is painted")
-    smallest: float = Field(0.05, ge=0.001, le=0.9, description="least area / the image's")
-    largest: float = Field(0.3, ge=0.001, le=0.9, description="greatest area / the image's")
+    smallest: float = Field(ge=0.001, le=0.9, description="least area / the image's")
+    largest: float = Field(ge=0.001, le=0.9, description="greatest area / the image's")
     without: Literal["slide", "region"] = Field(
-        "slide",
         description="slide: only slides without the class receive lesions; region: regions "
         "without it, of any slide",
     )
     border: int = Field(
-        8, ge=0, le=MAX_BORDER, description="pixels over which a lesion fades into its tissue"
+        ge=0, le=MAX_BORDER, description="pixels over which a lesion fades into its tissue"
     )
 
 

@@ -12,7 +12,7 @@ from heterotissue.cli.fields import put_crops, split_crop
 from heterotissue.cli.options import ModelOption, SeedOption, StoreOption, example
 from heterotissue.progress import say, working
 from heterotissue.running import Target
-from shared.contracts.image import MAX_BORDER, RESTAINING, STRENGTH, Edit
+from shared.contracts.image import BORDER, MAX_BORDER, RESTAINING, STRENGTH, Edit
 from shared.contracts.synthesize import SamplingChoice
 from shared.errors import InputError
 from shared.models import find_version, read_model
@@ -66,7 +66,7 @@ def edit(
     area: Annotated[Path, typer.Option(help="Mask that is not 0 where the picture is painted.")],
     out: Annotated[Path, typer.Option(help="PNG to write.")],
     crop: OwnCropOption = None,
-    border: BorderOption = 8,
+    border: BorderOption = BORDER,
     seed: SeedOption = 0,
     store: StoreOption = None,
 ) -> None:
@@ -95,7 +95,7 @@ def restain(
 ) -> None:
     """Stain a picture as other crops are; its cells and its labels stay."""
     if not crop:
-        raise InputError("give the wanted appearance: --crop <class>=<picture>")
+        raise InputError("give the wanted staining: --crop <class>=<picture>")
     Edit(image=str(image), restain=True, strength=strength)  # both state the bounds
     SamplingChoice(staining=staining)
     check_out([out], [image, labels, *_paths(crop)])
@@ -186,7 +186,7 @@ def lesions(
     largest: Annotated[
         float, typer.Option(help="Largest lesion, as a share of the image, up to 0.9.")
     ] = 0.3,
-    border: BorderOption = 8,
+    border: BorderOption = BORDER,
     seed: SeedOption = 0,
     store: StoreOption = None,
 ) -> None:

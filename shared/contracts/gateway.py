@@ -12,7 +12,7 @@ from pydantic import Base64Bytes, Field, model_validator
 
 from shared.contracts.base import Contract, FileName, Name
 from shared.contracts.cluster import TissueType
-from shared.contracts.image import MAX_BORDER, RESTAINING, STRENGTH
+from shared.contracts.image import BORDER, MAX_BORDER, RESTAINING, STRENGTH
 from shared.contracts.ingest import SlideRecord
 from shared.contracts.jobs import JobStatus, State
 from shared.contracts.models import ModelChoice, ModelRecord
@@ -147,7 +147,10 @@ class EditBody(ModelChoice, SamplingChoice):
         None, description="paint: base64 of a grey PNG of the image's size, not 0 where to paint"
     )
     border: int = Field(
-        8, ge=0, le=MAX_BORDER, description="paint: pixels over which new tissue fades into the old"
+        BORDER,
+        ge=0,
+        le=MAX_BORDER,
+        description="paint: pixels over which new tissue fades into the old",
     )
     strength: float = Field(
         STRENGTH,

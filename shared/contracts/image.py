@@ -37,7 +37,8 @@ class GivenCrop(Contract):
 MAX_EDIT_SIDE = 2048
 """Greatest side of an image that is edited, pixels: it is encoded in one piece."""
 
-MAX_BORDER = 64
+BORDER, MAX_BORDER = 8, 64
+"""Pixels over which new tissue fades into the old: the default, and the greatest."""
 
 STRENGTH = 0.75
 """Time from which an image is drawn again. Less keeps more of the image than of its labels, because
@@ -56,7 +57,7 @@ class Edit(Contract):
         None, description="key of a PNG that is not 0 where to paint; None: draw the whole again"
     )
     border: int = Field(
-        8, ge=0, le=MAX_BORDER, description="pixels over which new tissue fades into the old"
+        BORDER, ge=0, le=MAX_BORDER, description="pixels over which new tissue fades into the old"
     )
     restain: bool = Field(
         False, description="keep the cells of the image, and change its staining alone"

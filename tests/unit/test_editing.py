@@ -295,7 +295,7 @@ def test_lesions_are_painted_into_slides_without_them_with_their_pixels_as_label
     store: DirectoryStore, tmp_path: Path
 ) -> None:
     model = load_model(store, ModelRef("toy", "1"), "cpu")
-    rule = LesionRule(tissue="Tumor", smallest=0.04, largest=0.2, border=2)
+    rule = LesionRule(tissue="Tumor", smallest=0.04, largest=0.2, without="slide", border=2)
     with pytest.raises(InputError, match=r"is of a slide without 'tumor'.*--without region"):
         LesionPainter(store, model, "toy", rule, 0)
     put_plain_slide(store)
@@ -318,7 +318,7 @@ def test_lesions_are_painted_into_slides_without_them_with_their_pixels_as_label
         np.testing.assert_array_equal(image[far], before[far])
         assert (image[lesion] != before[lesion]).mean() > 0.9
     with pytest.raises(InputError, match="has no tissue 'fat'"):
-        LesionPainter(store, model, "two", LesionRule(tissue="fat"), 0)
+        LesionPainter(store, model, "two", rule.model_copy(update={"tissue": "fat"}), 0)
 
 
 def put_plain_slide(store: DirectoryStore) -> None:
