@@ -129,7 +129,7 @@ class FieldSampler:
         InputError: the map is smaller than a window.
     """
 
-    overlaps: ClassVar[tuple[float, ...]] = (1 / 16, 3 / 16)
+    overlaps: ClassVar[tuple[float, ...]] = (1 / 8, 3 / 16)
     """Overlap of neighbouring windows / their side, in the last steps. Without any, lines run along
     the borders of these steps, which no later step smooths (`benchmarks/fields.py`)."""
 
