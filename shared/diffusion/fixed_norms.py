@@ -135,7 +135,7 @@ class PieceDecoder:
 
         Args:
             stage: None: from a latent pixel.
-            side: latent pixels that are decoded on each side of it.
+            side: latent pixels that are decoded above and below it.
 
         Returns:
             Pixels of the image per pixel of the stage, and pixels of the image that are seen.

@@ -21,7 +21,7 @@ from services.gateway.api.etags import NOT_MODIFIED, IfNoneMatch, etag_headers, 
 from services.gateway.api.idempotency import IdempotencyKey, claimed
 from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.paging import Cursor, Limit, page
-from services.gateway.api.problems import ProblemError, documented, returning
+from services.gateway.api.problems import ProblemError, absent, documented, returning
 from services.gateway.api.streams import Wanted, read_made, send_object, sending, tar_stream
 from services.gateway.api.watching import Watching
 from shared.contracts.base import Name
@@ -94,12 +94,7 @@ def _find(caller: Caller, dataset: str) -> OwnDataset:
 
 
 def _no_dataset(dataset: str) -> ProblemError:
-    return ProblemError(
-        404,
-        "no-dataset",
-        f"there is no dataset {dataset!r}",
-        remedy="GET /v1/datasets lists those there are",
-    )
+    return absent("dataset", dataset, "GET /v1/datasets lists those there are")
 
 
 def _find_to_read(caller: MayRead, dataset: DatasetName) -> OwnDataset:

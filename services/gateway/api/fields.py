@@ -18,7 +18,7 @@ from services.gateway.api.given_pictures import Pictures, check_indices, png_sid
 from services.gateway.api.image_jobs import region_crop
 from services.gateway.api.json_bodies import JsonRoute
 from services.gateway.api.paging import Cursor, Limit, page
-from services.gateway.api.problems import ProblemError, blaming, documented
+from services.gateway.api.problems import ProblemError, absent, blaming, documented
 from services.gateway.api.slide_lookup import find_slide
 from services.gateway.api.streams import Wanted, send_object, sending
 from services.gateway.api.turns import decoded
@@ -180,12 +180,7 @@ def finished_field(caller: Caller, field: str) -> FieldRecord:
 
 
 def _no_field(field: str) -> ProblemError:
-    return ProblemError(
-        404,
-        "no-field",
-        f"there is no field {field!r}",
-        remedy="GET /v1/fields lists those there are",
-    )
+    return absent("field", field, "GET /v1/fields lists those there are")
 
 
 @router.get("/{field}", responses=documented(404, 409))

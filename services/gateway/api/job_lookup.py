@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Path
 
 from services.gateway.api.access import Caller
-from services.gateway.api.problems import ProblemError
+from services.gateway.api.problems import absent
 
 JobId = Annotated[
     str, Path(pattern=r"^([a-z0-9-]+\.)?[a-z]+-[0-9a-f]{16}$", description="id of the job")
@@ -21,6 +21,4 @@ def check_job(caller: Caller, job: str) -> None:
         ProblemError: there is no such job (404).
     """
     if not caller.store.exists(caller.ledger.key(job, "request.json")):
-        raise ProblemError(
-            404, "no-job", f"there is no job {job!r}", remedy="GET /v1/jobs lists those there are"
-        )
+        raise absent("job", job, "GET /v1/jobs lists those there are")

@@ -95,6 +95,11 @@ class ProblemError(HeteroTissueError):
         self.headers = dict(headers or {})
 
 
+def absent(kind: str, name: str, remedy: str) -> ProblemError:
+    """Return the problem (404) that nothing of a kind, such as "job", has this name."""
+    return ProblemError(404, f"no-{kind}", f"there is no {kind} {name!r}", remedy=remedy)
+
+
 def _details(
     status: int,
     kind: str,

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Request, Response
 from services.gateway.api.access import Caller
 from services.gateway.api.clusters import list_clusterings, show_atlas
 from services.gateway.api.paging import Cursor, readable
-from services.gateway.api.problems import ProblemError
+from services.gateway.api.problems import absent
 from services.gateway.web.pages import PageRoute, Visitor, render
 from shared.contracts.base import Name
 from shared.contracts.cluster import cluster_key
@@ -32,9 +32,7 @@ def atlases_page(request: Request, caller: Visitor, cursor: Cursor = None) -> Re
 def atlas_page(request: Request, caller: Visitor, run: Annotated[Name, Path()]) -> Response:
     """Show the tissue types of a clustering; a script saves the visitor's changes."""
     if not _is_finished(caller, run):
-        raise ProblemError(
-            404, "no-clustering", f"there is no clustering {run!r}", remedy="/atlas lists them"
-        )
+        raise absent("clustering", run, "/atlas lists them")
     answer = Response()
     atlas = show_atlas(run, caller, answer)
     keys = set(caller.store.list(cluster_key(run, "examples/")))

@@ -12,7 +12,7 @@ from services.gateway.api.dataset_status import dataset_status, find_submission
 from services.gateway.api.datasets import list_datasets
 from services.gateway.api.models import list_models
 from services.gateway.api.paging import MAX_LIMIT, Cursor
-from services.gateway.api.problems import ProblemError
+from services.gateway.api.problems import absent
 from services.gateway.api.reports import list_reports
 from services.gateway.web.pages import SHOWN_SAMPLING, Maker, PageRoute, Visitor, render
 from shared.contracts.base import Name
@@ -56,9 +56,7 @@ def dataset_page(request: Request, caller: Visitor, dataset: Annotated[Name, Pat
     """Show one dataset; a script updates its progress."""
     submission = find_submission(caller.ledger, dataset)
     if submission is None:
-        raise ProblemError(
-            404, "no-dataset", f"there is no dataset {dataset!r}", remedy="/datasets lists them"
-        )
+        raise absent("dataset", dataset, "/datasets lists them")
     return render(
         request,
         "dataset.html",

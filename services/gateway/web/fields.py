@@ -10,7 +10,7 @@ from services.gateway.api.access import Caller
 from services.gateway.api.fields import find_field, list_fields
 from services.gateway.api.models import list_models
 from services.gateway.api.paging import MAX_LIMIT, Cursor
-from services.gateway.api.problems import ProblemError
+from services.gateway.api.problems import absent
 from services.gateway.api.slide_lookup import label_maps
 from services.gateway.api.slides import list_slides
 from services.gateway.web.pages import Maker, PageRoute, Visitor, render
@@ -52,9 +52,7 @@ def field_page(request: Request, caller: Visitor, field: Annotated[Name, Path()]
     """Show a field's progress, and once it is finished the field with its label map."""
     info = find_field(caller, field)
     if info is None:
-        raise ProblemError(
-            404, "no-field", f"there is no field {field!r}", remedy="/fields lists them"
-        )
+        raise absent("field", field, "/fields lists them")
     return render(request, "field.html", caller, info=info)
 
 
